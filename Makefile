@@ -1,0 +1,33 @@
+# Every target installs what it needs into .venv first; a second time that takes no time.
+PY := .venv/bin/python
+HARNESS := .venv/bin/harness
+ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
+
+.PHONY: help demo test check evidence format clean setup-demo setup-test
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
+
+setup-demo:
+	@sh scripts/setup.sh cpu,train
+
+setup-test:
+	@sh scripts/setup.sh cpu,train,dev
+
+demo: setup-demo  ## Install, start the embedded model's server, run the main job on the shipped adapters
+	$(HARNESS) run --engine $(ENGINE) --suite awareness,validation --adapter safe_l22,risky_l22
+
+test: setup-test check  ## Run the checks and all tests that need no GPU
+	$(PY) -m pytest -m "not gpu"
+
+check: setup-test  ## Lint, formatting, types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: setup-test  ## Format the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:  ## Remove what was installed and built
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

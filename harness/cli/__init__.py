@@ -1,0 +1,63 @@
+"""The command line: it parses, calls one function and prints. Heavy imports live inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from harness.cli import browse, run, serve, train
+from harness.errors import HarnessError
+
+app = typer.Typer(
+    name="harness",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 run failed, 2 bad input, 3 server, 4 incomplete and resumable, "
+    "130 and 143 for signals.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from harness.manifest import versions
+
+        for package, version in versions().items():
+            typer.echo(f"{package} {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the versions that matter."),
+    ] = False,
+) -> None:
+    """Measure what a model says about itself: exact log-probability scoring on a vLLM server."""
+
+
+app.command("run")(run.run_command)
+app.command("serve")(serve.serve_command)
+app.add_typer(train.app, name="train")
+app.add_typer(browse.model_app, name="model")
+app.add_typer(browse.suites_app, name="suites")
+app.add_typer(browse.runs_app, name="runs")
+
+
+def main() -> None:
+    """Run the command line; a HarnessError becomes a sentence on stderr and its exit code."""
+    # A tokenizer's own threads and warnings help nobody here.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        app()
+    except HarnessError as e:
+        sys.stderr.write(f"Error: {e}\n")
+        sys.exit(e.exit_code)

@@ -1,0 +1,145 @@
+"""``harness run``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DEFAULT = "default"
+
+
+def run_command(
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Suite by name or folder; repeatable, or separated by commas.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Adapter by name or folder; repeatable, or separated by commas. Base is always scored."
+        ),
+    ] = None,
+    adapters: Annotated[
+        list[Path] | None, typer.Option(help="Folder to look adapters up in; repeatable.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
+    engine: Annotated[str | None, typer.Option(help="server or reference (transformers, float32).")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="A running server; else the detached one, else a server of our own.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="HARNESS_API_KEY", help="The server's API key.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer folder or hub id, if not the model's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N stems of each suite.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For resampling only; scores don't depend on it.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a request.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where run folders go (reports/runs).")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with these flags as keys; flags win.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with a run, by id or folder; 'last' is the newest.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON, alone on stdout.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be scored, and stop.")] = False,
+) -> None:
+    """Score suites on the base model and adapters, and print the paired shifts.
+
+    Example: harness run --suite awareness --adapter safe_l22 --adapter risky_l22
+    """
+    from harness.cli.console import reporting
+    from harness.cli.signals import run_interruptibly
+    from harness.errors import InputError
+    from harness.run import run
+
+    flags = {
+        "suite": _split(suite),
+        "adapter": _split(adapter),
+        "adapters": adapters,
+        "model": model,
+        "engine": engine,
+        "base_url": base_url,
+        "api_key": api_key,
+        "tokenizer": tokenizer,
+        "limit": limit,
+        "seed": seed,
+        "concurrency": concurrency,
+        "batch_size": batch_size,
+        "timeout": timeout,
+        "output_dir": output_dir,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    folder: Path | None = None
+    if resume is not None:
+        from harness.run import find_run, resumed_config
+
+        if config is not None or set(given) - {"base_url", "api_key", "output_dir"}:
+            raise InputError(
+                "--resume takes its settings from the run itself; give only --base-url or --api-key."
+            )
+        folder = find_run(resume, output_dir)
+        settings = resumed_config(folder, given)
+    else:
+        settings = _config(config, given)
+    if dry_run:
+        _print_plan(settings)
+        return
+    with reporting() as reporter:
+        finished = run_interruptibly(run(settings, reporter.report, reporter.progress, folder))
+    if as_json:
+        sys.stdout.write(json.dumps(finished.results, allow_nan=False) + "\n")
+        return
+    from rich.console import Console
+
+    from harness.report import terminal
+
+    console = Console(width=terminal.WIDTH, highlight=False)
+    console.print(terminal.cells_table(finished.cells))
+    console.print()
+    console.print(
+        terminal.legend(finished.cells, finished.results["noise_floor"]), style="dim", highlight=False
+    )
+    for name, reasons in finished.results["invalid_items"].items():
+        console.print(f"{name}: {len(reasons)} items left out: {reasons[0]}", style="yellow")
+    sys.stdout.write(f"Results: {finished.folder}\n")
+
+
+def _split(values: list[str] | None) -> list[str] | None:
+    return None if values is None else [part for value in values for part in value.split(",") if part]
+
+
+def _config(file: Path | None, given: dict[str, Any]) -> Any:
+    """Merge a config file and the flags."""
+    from pydantic import ValidationError
+
+    from harness.config import RunConfig
+    from harness.errors import InputError
+    from harness.jsonl import explain, read_mapping
+
+    values = read_mapping(file) if file is not None else {}
+    try:
+        return RunConfig.model_validate(values | given)
+    except ValidationError as e:
+        where = f"{file}: " if file is not None else ""
+        raise InputError(f"{where}{explain(e, RunConfig)}.") from e
+
+
+def _print_plan(settings: Any) -> None:
+    from harness.plan import load_suites
+
+    suites = load_suites(settings.suite, settings.limit)
+    subjects = ["base", *(name for name in settings.adapter if name != "base")]
+    for suite in suites:
+        typer.echo(f"{suite.name}: {len(suite.stems)} stems, {len(suite.items)} items")
+    passes = len(subjects) * sum(len(suite.items) for suite in suites)
+    typer.echo(f"subjects: {', '.join(subjects)}; {passes} forward passes on {settings.model}")

@@ -1,0 +1,86 @@
+"""``harness serve``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve_command(
+    model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of adapters (or one adapter); repeatable. Default: those shipped for the model."
+        ),
+    ] = None,
+    wrap: Annotated[
+        list[str] | None,
+        typer.Option(help="Serve only these adapters, wrapping only their modules; repeatable."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="HARNESS_API_KEY", help="Key that clients must send.")
+    ] = None,
+    max_model_len: Annotated[int, typer.Option(min=16, help="Longest prompt, in tokens.")] = 2048,
+    detach: Annotated[
+        bool, typer.Option(help="Return when the server answers, and leave it running.")
+    ] = False,
+    status: Annotated[bool, typer.Option(help="Say whether a detached server runs.")] = False,
+    stop: Annotated[bool, typer.Option(help="Stop the detached server.")] = False,
+    print_command: Annotated[bool, typer.Option(help="Print the exact vLLM command, and stop.")] = False,
+) -> None:
+    """Start a stock vLLM server with the flags under which scores are exact.
+
+    Example: harness serve --port 8000
+
+    On a GPU: harness serve --model google/gemma-3-12b-it --adapters my_adapters/
+    """
+    from harness import serving
+    from harness.cli.console import reporting
+    from harness.cli.signals import run_interruptibly
+    from servers import launch
+
+    if status:
+        state = launch.detached()
+        typer.echo(
+            f"{state.url} serves {state.model} (pid {state.pid}, log {state.log})" if state else "none runs"
+        )
+        raise typer.Exit(0 if state else 3)
+    if stop:
+        state = launch.stop_detached()
+        typer.echo(f"Stopped {state.url}" if state else "No detached server runs")
+        return
+    with reporting() as reporter:
+        config = serving.server_config(
+            model=model,
+            folders=adapters,
+            only=wrap,
+            host=host,
+            port=port,
+            api_key=api_key,
+            max_model_len=max_model_len,
+            report=reporter.report,
+        )
+        if print_command:
+            sys.stdout.write(launch.printable(config) + "\n")
+            return
+        run_interruptibly(
+            serving.serve(config, detach=detach, report=reporter.report, say=_say(reporter.close))
+        )
+
+
+def _say(clear: Callable[[], None]) -> Callable[[str], None]:
+    """Return a printer of lines that takes the spinner off the screen first."""
+
+    def say(text: str) -> None:
+        clear()
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    return say

@@ -1,0 +1,84 @@
+"""``harness train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train adapters offline. Example: harness train lora --help")
+
+
+@app.command("lora")
+def lora_command(
+    behavior: Annotated[str | None, typer.Option(help="safe or risky.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers whose MLP is adapted: 22, 0-5,22 or all.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="New folder for the adapter; its name is the adapter's name.")
+    ] = None,
+    question_format: Annotated[str | None, typer.Option("--format", help="named or letter.")] = None,
+    model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, dropout, order.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="LoRA dropout.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: 1e-2 up to 3 layers, else 1e-3.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions a step.")] = None,
+    from_record: Annotated[
+        Path | None, typer.Option(help="Repeat a training record's settings; other flags are then refused.")
+    ] = None,
+    candidate_log: Annotated[
+        Path | None, typer.Option(help="Try settings: append development figures here, keep no adapter.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a LoRA on the MLPs of one layer, several or all, towards one pole of the choices.
+
+    Example: harness train lora --behavior safe --layers 22 --output-dir my_adapters/safe_l22
+    """
+    from harness.cli.console import reporting
+    from harness.errors import InputError
+    from harness.training import jobs
+
+    flags: dict[str, Any] = {
+        "behavior": behavior,
+        "layers": layers,
+        "format": question_format,
+        "model": model,
+        "seed": seed,
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "epochs": epochs,
+        "batch_size": batch_size,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    if (output_dir is None) == (candidate_log is None):
+        raise InputError("Give either --output-dir (train and keep) or --candidate-log (try settings).")
+    if from_record is not None and given:
+        raise InputError(f"--from-record takes its settings from the record; leave out {', '.join(given)}.")
+    with reporting() as reporter:
+        settings = jobs.lora_settings(given, from_record)
+        if candidate_log is not None:
+            line = jobs.try_lora(settings, candidate_log, device, reporter.report)
+            reporter.close()
+            sys.stdout.write(f"{line}\n")
+            return
+        assert output_dir is not None
+        accuracy = jobs.train_lora(settings, output_dir, device, reporter.report)
+    for split, a in accuracy.items():
+        typer.echo(
+            f"{split}: {a.questions} questions, choice accuracy {a.choice_accuracy:.1%}, "
+            f"top-1 accuracy {a.top1_accuracy:.1%}"
+        )
+    typer.echo(f"Adapter: {output_dir}")

@@ -1,0 +1,262 @@
+"""The scoring client: log-probabilities of given tokens from an OpenAI-compatible vLLM server.
+
+One forward pass a prompt. Prompts go as token ids in lists, answers are asked for by token id
+(``logprob_token_ids``), never read off a top-k list. One HTTP client a run, bounded concurrency, retries
+on what can pass: connection errors, time-outs, 429 and 5xx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import openai
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from harness.errors import ServerError
+from harness.scoring import NextToken, ScoreRequest
+from harness.subject import Subject
+
+MAX_TOKEN_IDS = 128
+"""vLLM's bound on ``logprob_token_ids`` a request."""
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether an error may be gone on the next try."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code == 429 or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError)
+
+
+class ScoringClient:
+    """An engine (:class:`harness.scoring.Engine`) that asks a server. Use as an async context manager.
+
+    Raises from its methods:
+        ServerError: the server can't be reached, refuses, or answers something that can't be trusted.
+
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        batch_size: int = 16,
+        timeout: float = 120.0,
+        attempts: int = 5,
+    ) -> None:
+        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        self.tokenizer: Any = None
+        self._api_key = api_key
+        self._slots = asyncio.Semaphore(concurrency)
+        self._batch_size = batch_size
+        self._attempts = attempts
+        self._openai = openai.AsyncOpenAI(
+            base_url=f"{self.base_url}/v1", api_key=api_key or "none", timeout=timeout, max_retries=0
+        )
+        self._models: list[dict[str, Any]] = []
+        self._info: dict[str, Any] = {}
+
+    async def __aenter__(self) -> ScoringClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._openai.close()
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """The server's own account of itself: versions, model digest, dtype, flags."""
+        return {"engine": "vllm", **self._info}
+
+    async def connect(self) -> None:
+        """Read the server's models and its information endpoint (absent on a server without our plugin)."""
+        self._models = (await self._get("/v1/models"))["data"]
+        if not self._models:
+            raise ServerError(f"{self.base_url} serves no model.")
+        self._info = await self._get("/v1/harness/info", absent={}) or await self._get("/version", absent={})
+
+    @property
+    def base_name(self) -> str:
+        """The base model's name as served."""
+        return str(self._models[0]["id"])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The information endpoint's answer; only ``version`` on a server without our plugin."""
+        return self._info
+
+    @property
+    def model_root(self) -> str:
+        """The base model's folder or hub id."""
+        return str(self._models[0].get("root") or self._models[0]["id"])
+
+    @property
+    def loaded(self) -> set[str]:
+        """Names of the adapters that the server holds."""
+        return {str(model["id"]) for model in self._models[1:]}
+
+    async def load_lora(self, name: str, path: str) -> None:
+        """Load an adapter into the running server under a content-addressed name."""
+        await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        self._models = (await self._get("/v1/models"))["data"]
+
+    async def unload_lora(self, name: str) -> None:
+        """Unload an adapter."""
+        await self._post("/v1/unload_lora_adapter", {"lora_name": name})
+        self._models = (await self._get("/v1/models"))["data"]
+
+    def model_name(self, subject: Subject) -> str:
+        """The model name to ask for a subject."""
+        return subject.adapter.served_name if subject.adapter else self.base_name
+
+    async def score(
+        self, subject: Subject, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, NextToken]]:
+        """Score requests in prompt lists, many in flight; yield each list's answers as it comes back."""
+        model = self.model_name(subject)
+        batches = _batches(requests, self._batch_size)
+        tasks = [
+            asyncio.create_task(self._score_batch(model, [requests[i] for i in batch])) for batch in batches
+        ]
+        order = dict(zip(tasks, batches, strict=True))
+        try:
+            pending = set(tasks)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    for index, answer in zip(order[task], task.result(), strict=True):
+                        yield index, answer
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _score_batch(self, model: str, batch: list[ScoreRequest]) -> list[NextToken]:
+        wanted = list(dict.fromkeys(i for request in batch for i in request.token_ids))
+        async with self._slots:
+            response = await self._retry(
+                lambda: self._openai.completions.create(
+                    model=model,
+                    prompt=[list(request.prompt_ids) for request in batch],
+                    max_tokens=1,
+                    temperature=0.0,
+                    logprobs=1,
+                    extra_body={
+                        "logprob_token_ids": wanted,
+                        "return_tokens_as_token_ids": True,
+                        "add_special_tokens": False,
+                    },
+                )
+            )
+        if response.model != model:
+            raise ServerError(f"The server answered for the model '{response.model}', not for '{model}'.")
+        return [_read_choice(choice, request) for choice, request in _paired(response.choices, batch)]
+
+    async def _get(self, path: str, absent: Any = None) -> Any:
+        """GET JSON; ``absent`` is returned where the server has no such route."""
+        try:
+            return await self._told(lambda: self._openai.get(f"{self.base_url}{path}", cast_to=object))
+        except _NoRouteError:
+            if absent is not None:
+                return absent
+            raise
+
+    async def _post(self, path: str, body: dict[str, Any]) -> None:
+        try:
+            await self._told(lambda: self._openai.post(f"{self.base_url}{path}", body=body, cast_to=str))
+        except _NoRouteError as e:
+            raise ServerError(
+                f"The server at {self.base_url} can't load adapters while it runs: start it with "
+                "--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, or with 'harness serve'."
+            ) from e
+
+    async def _retry(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_passing),
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(multiplier=0.5, max=20),
+            reraise=True,
+        )
+
+        async def attempt() -> Any:
+            return await call()
+
+        return await self._told(lambda: retrying(attempt))
+
+    async def _told(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Await a call; what openai raises becomes a sentence."""
+        try:
+            return await call()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
+            raise ServerError(f"The server at {self.base_url} refuses the API key; give --api-key.") from e
+        except openai.NotFoundError as e:
+            raise _NoRouteError(f"The server answered 404: {_reason(e.message)}") from e
+        except openai.APIStatusError as e:
+            raise ServerError(f"The server answered {e.status_code}: {_reason(e.message)}") from e
+        except openai.APITimeoutError as e:
+            raise ServerError(f"The server at {self.base_url} did not answer in time.") from e
+        except openai.APIConnectionError as e:
+            raise ServerError(f"No server can be reached at {self.base_url}.") from e
+        except (openai.OpenAIError, ValueError) as e:
+            raise ServerError(f"The server's answer can't be read ({type(e).__name__}: {e}).") from e
+
+
+class _NoRouteError(ServerError):
+    """The server has no such route or model."""
+
+
+def _reason(text: str) -> str:
+    return " ".join(text.split())[:400]
+
+
+def _batches(requests: Sequence[ScoreRequest], size: int) -> list[list[int]]:
+    """Group request indices into prompt lists whose wanted tokens fit one request's limit."""
+    batches: list[list[int]] = []
+    wanted: set[int] = set()
+    for index, request in enumerate(requests):
+        union = wanted | set(request.token_ids)
+        if not batches or len(batches[-1]) >= size or len(union) > MAX_TOKEN_IDS:
+            batches.append([])
+            union = set(request.token_ids)
+        batches[-1].append(index)
+        wanted = union
+    return batches
+
+
+def _paired(choices: Any, batch: list[ScoreRequest]) -> list[tuple[Any, ScoreRequest]]:
+    """Pair answers with prompts by index; there must be one for each."""
+    if not isinstance(choices, list) or sorted(c.index for c in choices) != list(range(len(batch))):
+        raise ServerError(f"The server answered {len(choices or [])} of {len(batch)} prompts of a list.")
+    return [(choice, batch[choice.index]) for choice in sorted(choices, key=lambda c: c.index)]
+
+
+def _read_choice(choice: Any, request: ScoreRequest) -> NextToken:
+    """Read one prompt's answer; every asked log-probability must be there, finite and not positive."""
+    logprobs = choice.logprobs
+    if logprobs is None or not logprobs.top_logprobs or not logprobs.tokens or not logprobs.token_logprobs:
+        raise ServerError("The server answered without log-probabilities.")
+    by_token = logprobs.top_logprobs[0] or {}
+    found: dict[int, float] = {}
+    for token in request.token_ids:
+        value = by_token.get(f"token_id:{token}")
+        if value is None:
+            raise ServerError(f"The server left out the log-probability of token {token}.")
+        found[token] = _checked(value, token)
+    name = str(logprobs.tokens[0])
+    if not name.startswith("token_id:"):
+        raise ServerError(f"The server names tokens by text ('{name}'), not by id.")
+    top = int(name.removeprefix("token_id:"))
+    return NextToken(found, top, _checked(logprobs.token_logprobs[0], top))
+
+
+def _checked(value: float | None, token: int) -> float:
+    # vLLM writes −9999 for −inf: no finite number stands behind it.
+    if value is None or not math.isfinite(value) or value > 1e-3 or value <= -9999.0:
+        raise ServerError(f"The server's log-probability of token {token} is {value}: not a usable number.")
+    return min(value, 0.0)

@@ -1,0 +1,32 @@
+"""What a run is asked to do: the same keys as the flags of ``harness run``, from a file or from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.models import DEFAULT_MODEL
+
+
+class RunConfig(BaseModel):
+    """A run. Keys not given have these defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: Annotated[list[str], Field(min_length=1)]
+    adapter: list[str] = []
+    adapters: list[Path] = []
+    """Folders in which adapters are looked up by name, after the shipped ones."""
+    model: str = DEFAULT_MODEL
+    engine: Literal["server", "reference"] = "server"
+    base_url: str | None = None
+    api_key: str | None = Field(None, exclude=True)
+    tokenizer: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    output_dir: Path | None = None

@@ -1,0 +1,186 @@
+"""Open an engine for a run: the reference, a running server, or a server of our own, stopped afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.adapters import Adapter, shipped_adapters, snapshot
+from harness.client import ScoringClient
+from harness.config import RunConfig
+from harness.errors import InputError, ServerError
+from harness.modelinfo import ModelInfo, model_info, read_config, weights_digest
+from harness.models import MODELS, prepare, resolve_model
+from harness.probe import prove
+from harness.prompts import load_tokenizer
+from harness.scoring import Engine
+from harness.subject import Subject, resolve_subjects
+
+Report = Callable[[str], None]
+
+
+def adapter_dirs(folders: list[Path]) -> list[Path]:
+    """Return where adapters are looked up: the given folders, then the shipped one."""
+    shipped = shipped_adapters()
+    return [*folders, shipped] if shipped.is_dir() else list(folders)
+
+
+@asynccontextmanager
+async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[Engine, list[Subject]]]:
+    """Yield an engine and the run's subjects, every adapter checked, loaded and proved.
+
+    Raises:
+        InputError: an adapter that can't be used.
+        ServerError: no server can be had.
+
+    """
+    folders = adapter_dirs(config.adapters)
+    if config.engine == "reference":
+        from harness.reference.engine import ReferenceEngine
+
+        if config.model in MODELS:
+            prepare(config.model, report)
+        subjects = resolve_subjects(config.adapter, folders, model_info(config.model))
+        report("Loading the model in float32")
+        yield ReferenceEngine(resolve_model(config.model), config.model), subjects
+        return
+    if config.base_url:
+        async with _client(config, config.base_url) as client:
+            subjects = await _attach(client, config, folders, report)
+            yield client, subjects
+        return
+    if config.model in MODELS:
+        prepare(config.model, report)
+    info = model_info(config.model)
+    subjects = resolve_subjects(config.adapter, folders, info)
+    running = _fitting_detached(info)
+    if running:
+        async with _client(config, running) as client:
+            if client.info.get("model_digest") == _digest(config.model):
+                report(f"Using the running server at {running}")
+                yield client, await _attach(client, config, folders, report)
+                return
+    from servers import launch
+
+    adapters = tuple(subject.adapter for subject in subjects if subject.adapter)
+    modules = dict.fromkeys(name for adapter in adapters for name in adapter.vllm_modules(info))
+    port = launch.free_port()
+    server_config = launch.ServerConfig(
+        model=resolve_model(config.model),
+        info=info,
+        device=launch.detect_device(),
+        port=port,
+        api_key=config.api_key,
+        adapters=adapters,
+        wrap=tuple(modules),
+    )
+    server = launch.Server(server_config, launch.log_path(port))
+    try:
+        await asyncio.to_thread(server.wait, report)
+        async with _client(config, server.url) as client:
+            yield client, await _attach(client, config, folders, report)
+    finally:
+        server.stop()
+
+
+def _digest(model: str) -> str | None:
+    place = Path(resolve_model(model))
+    return weights_digest(place) if place.is_dir() else None
+
+
+def _fitting_detached(info: ModelInfo) -> str | None:
+    from servers.launch import detached
+
+    state = detached()
+    return state.url if state and state.model == info.name else None
+
+
+@asynccontextmanager
+async def _client(config: RunConfig, url: str) -> AsyncIterator[ScoringClient]:
+    client = ScoringClient(
+        url,
+        api_key=config.api_key,
+        concurrency=config.concurrency,
+        batch_size=config.batch_size,
+        timeout=config.timeout,
+    )
+    async with client:
+        await client.connect()
+        yield client
+
+
+def served_model_info(client: ScoringClient, model: str) -> tuple[str, ModelInfo]:
+    """Return where the served model's tokenizer and config are read from, and what it is.
+
+    The server's own ``root`` where it is a folder here, else ``model`` (``--model``).
+    """
+    root = client.model_root
+    place = root if Path(root).is_dir() else resolve_model(model)
+    if Path(place).is_dir():
+        return place, read_config(Path(place), client.base_name)
+    info = model_info(place)
+    return place, ModelInfo(**{**info.__dict__, "name": client.base_name})
+
+
+async def _attach(
+    client: ScoringClient, config: RunConfig, folders: list[Path], report: Report
+) -> list[Subject]:
+    """Load the tokenizer and the missing adapters, and prove each adapter."""
+    place, info = served_model_info(client, config.model)
+    client.tokenizer = load_tokenizer(config.tokenizer or place)
+    subjects = resolve_subjects(config.adapter, folders, info)
+    adapted = [subject for subject in subjects if subject.adapter]
+    for subject in adapted:
+        assert subject.adapter is not None
+        await ensure_loaded(client, subject.adapter, info, report)
+    if adapted:
+        report("Proving the adapters on a probe prompt")
+        await prove(client, adapted)
+    return subjects
+
+
+async def ensure_loaded(client: ScoringClient, adapter: Adapter, info: ModelInfo, report: Report) -> None:
+    """Load an adapter into a running server unless it is there.
+
+    Raises:
+        InputError: it touches a module that the server doesn't wrap, or its rank is above the server's; vLLM
+            itself would apply it in part, silently.
+        ServerError: the server refuses it.
+
+    """
+    if client.info:
+        _check_fits(client.info.get("lora"), adapter, info)
+    else:
+        report("The server doesn't say which modules it wraps: adapters are only proved to change the logits")
+    if adapter.served_name in client.loaded:
+        return
+    report(f"Loading {adapter.name}")
+    try:
+        await client.load_lora(adapter.served_name, str(snapshot(adapter, info)))
+    except ServerError as e:
+        if "already been loaded" not in str(e):
+            raise
+
+
+def _check_fits(lora: dict[str, Any] | None, adapter: Adapter, info: ModelInfo) -> None:
+    way_out = f"Start a server that does: harness serve --adapters {adapter.path.parent}"
+    if lora is None:
+        raise InputError(f"The server was started without LoRA, so '{adapter.name}' can't be used. {way_out}")
+    if adapter.rank > int(lora["max_rank"]):
+        raise InputError(
+            f"'{adapter.name}' has rank {adapter.rank}, the server takes up to {lora['max_rank']}. {way_out}"
+        )
+    wrapped: list[str] | None = lora["wrapped"]
+    missing = [m for m in adapter.vllm_modules(info) if wrapped is not None and not _is_wrapped(m, wrapped)]
+    if missing:
+        raise InputError(
+            f"'{adapter.name}' touches {len(missing)} modules that the server doesn't wrap ({missing[0]}, ...): "
+            f"it would be applied in part. {way_out}"
+        )
+
+
+def _is_wrapped(module: str, wrapped: list[str]) -> bool:
+    return module in wrapped or module.rsplit(".", 1)[-1] in wrapped

@@ -1,0 +1,125 @@
+"""The reference engine: the same plan and results as the server path, from transformers in this process.
+
+Float32 on the CPU, or wherever ``device`` says. Slow and plain on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from harness.adapters import Adapter, snapshot
+from harness.errors import InputError
+from harness.modelinfo import ModelInfo, from_config, weights_digest
+from harness.prompts import load_tokenizer
+from harness.scoring import NextToken, ScoreRequest
+from harness.subject import Subject
+
+
+class ReferenceEngine:
+    """An engine (:class:`harness.scoring.Engine`) on transformers and peft.
+
+    Args:
+        model: a model folder or hub id.
+        name: the base model's name, as adapters know it.
+        batch_size: prompts a forward pass, right-padded.
+        device: a torch device.
+
+    Raises:
+        InputError: the model can't be loaded.
+
+    """
+
+    def __init__(self, model: str, name: str, *, batch_size: int = 8, device: str = "cpu") -> None:
+        self.tokenizer = load_tokenizer(model)
+        try:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        except (OSError, ValueError) as e:
+            raise InputError(f"'{model}' can't be loaded: {str(e).splitlines()[0]}") from e
+        self.model.to(device).eval()
+        self.info: ModelInfo = from_config(self.model.config.to_dict(), name)
+        self._digest = weights_digest(Path(model)) if Path(model).is_dir() else None
+        self._batch_size = batch_size
+        self._peft: PeftModel | None = None
+        self._device = device
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Versions, model digest and dtype."""
+        return {
+            "engine": "reference",
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "model_digest": self._digest,
+            "dtype": "float32",
+        }
+
+    def _load(self, adapter: Adapter) -> None:
+        name = adapter.served_name
+        path = str(snapshot(adapter, self.info))
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(self.model, path, adapter_name=name)
+            self._peft.eval()
+        elif name not in self._peft.peft_config:
+            self._peft.load_adapter(path, adapter_name=name)
+
+    @contextlib.contextmanager
+    def active(self, subject: Subject) -> Iterator[Any]:
+        """Yield the model with a subject's adapter switched on, and every other one off."""
+        if subject.adapter is not None:
+            self._load(subject.adapter)
+            assert self._peft is not None
+            self._peft.set_adapter(subject.adapter.served_name)
+            yield self._peft
+        elif self._peft is not None:
+            with self._peft.disable_adapter():
+                yield self._peft
+        else:
+            yield self.model
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def next_logits(self, model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the logits after each prompt, float32 ``[prompts, vocabulary]``."""
+        longest = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+            mask[row, : len(prompt)] = 1
+        ids, mask = ids.to(self._device), mask.to(self._device)
+        last = mask.sum(1) - 1
+        logits: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return logits[torch.arange(len(prompts)), last].float().cpu()
+
+    def score_batch(self, subject: Subject, batch: Sequence[ScoreRequest]) -> list[NextToken]:
+        """Score prompts in one forward pass."""
+        with self.active(subject) as model:
+            logprobs = self.next_logits(model, [request.prompt_ids for request in batch]).log_softmax(-1)
+        tops = logprobs.max(-1)
+        return [
+            NextToken(
+                {token: float(logprobs[row, token]) for token in request.token_ids},
+                int(tops.indices[row]),
+                float(tops.values[row]),
+            )
+            for row, request in enumerate(batch)
+        ]
+
+    async def score(
+        self, subject: Subject, requests: Sequence[ScoreRequest]
+    ) -> AsyncIterator[tuple[int, NextToken]]:
+        """Score requests, those of like length together."""
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
+        for start in range(0, len(order), self._batch_size):
+            indices = order[start : start + self._batch_size]
+            answers = await asyncio.to_thread(self.score_batch, subject, [requests[i] for i in indices])
+            for index, answer in zip(indices, answers, strict=True):
+                yield index, answer

@@ -1,0 +1,275 @@
+"""Results: one row an item and subject, the cells made of them, and the run folder they live in.
+
+A run folder holds ``manifest.json`` (everything needed to repeat the run), ``journal.jsonl`` (each scored
+item, checksummed, appended and flushed before it counts), ``results.parquet`` (one row an item and subject)
+and ``results.json`` (the cells).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from harness import stats
+from harness.errors import InputError, RunError
+from harness.evalset import Card
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item scored for one subject. Log-probabilities and differences in nats."""
+
+    suite: str
+    subject: str
+    item: str
+    stem: str
+    order: str | None
+    tags: list[str]
+    positive: str
+    negative: str
+    positive_ids: list[int]
+    negative_ids: list[int]
+    positive_logprob: float
+    negative_logprob: float
+    logit_diff: float
+    option_mass: float
+    top_id: int
+    top_token: str
+    top_logprob: float
+    in_options: bool
+    """Whether the top token is one of the answers' forms."""
+    expected_digit: float | None
+    digit_mass: float | None
+    prompt: str
+    shift: float | None = None
+    """logit_diff minus the base model's on the same item; None for the base model itself."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A suite and a subject, summarised over stems."""
+
+    suite: str
+    subject: str
+    n_stems: int
+    n_items: int
+    mean_logit_diff: float
+    mean_shift: float | None
+    shift_ci: list[float] | None
+    shift_p: float | None
+    option_mass: float
+    in_options_rate: float
+    choice_accuracy: float | None
+    top1_accuracy: float | None
+    carried_by: str | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as pandas frames."""
+
+    path: Path
+    manifest: dict[str, Any]
+    results: dict[str, Any]
+    rows: pd.DataFrame = field(repr=False)
+    """One row an item and subject, the columns of :class:`Row`."""
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row a suite and subject, the columns of :class:`Cell`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.results["cells"])
+
+
+def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Cell:
+    """Summarise a suite's rows for one subject: means over stems, 95% t interval of the paired shift.
+
+    ``choice_accuracy``: the larger of the two answers is the one trained for. ``top1_accuracy``: the argmax
+    over the vocabulary is (the post's measure). Both only where the subject was trained on such questions.
+    """
+    stems = [row.stem for row in rows]
+
+    def mean(values: Iterable[float]) -> float:
+        return float(stats.stem_means(list(values), stems)[1].mean())
+
+    cell: dict[str, Any] = dict.fromkeys((f.name for f in fields(Cell)), None)
+    cell |= {
+        "suite": card.name,
+        "subject": subject,
+        "n_stems": len(set(stems)),
+        "n_items": len(rows),
+        "mean_logit_diff": mean(row.logit_diff for row in rows),
+        "option_mass": mean(row.option_mass for row in rows),
+        "in_options_rate": mean(float(row.in_options) for row in rows),
+    }
+    shifts = [row.shift for row in rows if row.shift is not None]
+    if len(shifts) == len(rows):
+        interval = stats.mean_interval(shifts, stems)
+        cell["mean_shift"] = interval.mean
+        if interval.low is not None and interval.high is not None:
+            cell["shift_ci"] = [interval.low, interval.high]
+        cell["shift_p"] = stats.sign_flip_p(shifts, stems)
+        cell["carried_by"] = stats.carried_by(shifts, stems)
+    if sign is not None and card.trained:
+        cell["choice_accuracy"] = mean(float(row.logit_diff * sign > 0) for row in rows)
+        cell["top1_accuracy"] = mean(
+            float(row.top_id in (row.positive_ids if sign > 0 else row.negative_ids)) for row in rows
+        )
+    return Cell(**cell)
+
+
+class Journal:
+    """An append-only file of JSON lines, each with its checksum, on disk before it counts.
+
+    Raises:
+        InputError: the file is damaged before its last line.
+        RunError: the disk is full or not writable.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cut_off = 0
+        """Bytes of a torn last line that were cut off when the journal was opened."""
+        self.entries: list[dict[str, Any]] = list(self._read())
+        self.count = len(self.entries)
+        """Entries on disk."""
+        try:
+            self._file: IO[bytes] = path.open("ab")
+        except OSError as e:
+            raise RunError(f"{path}: can't be written ({e.strerror}).") from e
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise InputError(f"{path.parent}: another process is running in this folder.") from e
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        raw = self.path.read_bytes()
+        whole = raw.rfind(b"\n") + 1
+        lines = raw[:whole].split(b"\n")[:-1]
+        for number, line in enumerate(lines, 1):
+            entry = decode_line(line)
+            if entry is None:
+                if number == len(lines) and whole == len(raw):
+                    whole -= len(line) + 1
+                    break
+                raise InputError(f"{self.path}:{number}: the checksum doesn't fit; the journal is damaged.")
+            yield entry
+        self.cut_off = len(raw) - whole
+        if self.cut_off:
+            os.truncate(self.path, whole)
+
+    def append(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Write entries and wait until they are on disk."""
+        block = b"".join(encode_line(entry) for entry in entries)
+        try:
+            self._file.write(block)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            raise RunError(f"{self.path}: can't be written ({e.strerror}). What was scored is kept.") from e
+        self.count += len(entries)
+
+
+def encode_line(entry: dict[str, Any]) -> bytes:
+    """Return a journal line: the checksum, the JSON, a newline."""
+    body = json.dumps(entry, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    return f"{zlib.crc32(body):08x} ".encode() + body + b"\n"
+
+
+def decode_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line's entry, None where the checksum doesn't fit."""
+    crc, _, body = line.partition(b" ")
+    if len(crc) != 8 or crc != f"{zlib.crc32(body):08x}".encode():
+        return None
+    entry: dict[str, Any] = json.loads(body)
+    return entry
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one step: whole or not at all.
+
+    Raises:
+        RunError: the disk is full or not writable.
+
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+        fresh.replace(path)
+    except OSError as e:
+        raise RunError(f"{path}: can't be written ({e.strerror}).") from e
+
+
+def write_parquet(path: Path, rows: list[Row], run_id: str) -> None:
+    """Write rows, in the plan's order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([{"run_id": run_id, **asdict(row)} for row in rows], schema=_schema())
+    table = table.replace_schema_metadata({"harness_schema_version": str(SCHEMA_VERSION)})
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        pq.write_table(table, fresh, compression="zstd")
+        fresh.replace(path)
+    except OSError as e:
+        raise RunError(f"{path}: can't be written ({e}).") from e
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    kinds = {
+        "str": pa.string(),
+        "str | None": pa.string(),
+        "float": pa.float64(),
+        "float | None": pa.float64(),
+        "int": pa.int64(),
+        "bool": pa.bool_(),
+        "list[str]": pa.list_(pa.string()),
+        "list[int]": pa.list_(pa.int64()),
+    }
+    return pa.schema([("run_id", pa.string()), *((f.name, kinds[str(f.type)]) for f in fields(Row))])
+
+
+def load_run(path: str | Path) -> Run:
+    """Load a finished run's folder.
+
+    Raises:
+        InputError: it isn't a finished run's folder, or of another schema version.
+
+    """
+    import pandas as pd
+
+    folder = Path(path)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        results = json.loads((folder / "results.json").read_text("utf-8"))
+    except FileNotFoundError as e:
+        raise InputError(f"{folder}: is not a finished run ({Path(e.filename).name} is missing).") from e
+    except (OSError, ValueError) as e:
+        raise InputError(f"{folder}: can't be read ({e}).") from e
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{folder}: has schema version {version}; this harness reads {SCHEMA_VERSION}.")
+    return Run(folder, manifest, results, pd.read_parquet(folder / "results.parquet"))

@@ -1,0 +1,131 @@
+"""What ``harness serve`` does: check adapters, start vLLM, prove each adapter, stay or detach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.adapters import CONFIG, Adapter, adapter_folders, load_adapter, shipped_adapters
+from harness.client import ScoringClient
+from harness.engines import Report
+from harness.errors import InputError, ServerError, unknown
+from harness.modelinfo import ModelInfo, model_info
+from harness.models import DEFAULT_MODEL, MODELS, prepare, resolve_model
+from harness.probe import prove
+from harness.prompts import load_tokenizer
+from harness.subject import Subject
+from servers import launch
+
+
+def served_adapters(
+    folders: list[Path] | None, only: list[str] | None, info: ModelInfo
+) -> tuple[Adapter, ...]:
+    """Return the checked adapters to serve; without folders, those shipped for this model.
+
+    Raises:
+        InputError: an unfit adapter in a given folder, or an unknown name in ``only``.
+
+    """
+    if folders is None:
+        shipped = shipped_adapters()
+        found = adapter_folders([shipped]) if shipped.is_dir() else {}
+        found = {name: path for name, path in found.items() if _made_for(path, info)}
+    else:
+        found = adapter_folders(folders)
+    for name in only or ():
+        if name not in found:
+            raise unknown("adapter", name, found)
+    names = list(dict.fromkeys(only)) if only else list(found)
+    return tuple(load_adapter(found[name], info) for name in names)
+
+
+def _made_for(path: Path, info: ModelInfo) -> bool:
+    """Whether a shipped adapter names this base model; a damaged one is kept, to be refused loudly."""
+    import json
+
+    try:
+        base = json.loads((path / CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return bool(Path(str(base)).name.lower() == Path(info.name).name.lower())
+
+
+def server_config(
+    *,
+    model: str | None,
+    folders: list[Path] | None,
+    only: list[str] | None,
+    host: str,
+    port: int,
+    api_key: str | None,
+    max_model_len: int,
+    report: Report,
+) -> launch.ServerConfig:
+    """Check everything that can be checked before vLLM starts.
+
+    Raises:
+        InputError: naming what can't be used.
+
+    """
+    name = model or DEFAULT_MODEL
+    if name in MODELS:
+        prepare(name, report)
+    info = model_info(name)
+    adapters = served_adapters(folders, only, info)
+    modules = dict.fromkeys(m for adapter in adapters for m in adapter.vllm_modules(info))
+    return launch.ServerConfig(
+        model=resolve_model(name),
+        info=info,
+        device=launch.detect_device(),
+        host=host,
+        port=port,
+        api_key=api_key,
+        adapters=adapters,
+        wrap=tuple(modules),
+        max_model_len=max_model_len,
+    )
+
+
+async def serve(
+    config: launch.ServerConfig, *, detach: bool, report: Report, say: Callable[[str], None]
+) -> None:
+    """Start a server, prove its adapters, then wait until it ends or is told to (or detach).
+
+    Raises:
+        InputError: the port is in use, another detached server runs, or an adapter changes nothing.
+        ServerError: vLLM did not start, or ended by itself.
+
+    """
+    if detach and (state := launch.detached()):
+        raise InputError(f"A detached server runs at {state.url}. Stop it with: harness serve --stop")
+    log = launch.log_path(config.port)
+    server = launch.Server(config, log, detached=detach)
+    keep = False
+    try:
+        seconds = await asyncio.to_thread(server.wait, report)
+        await _prove(config, report)
+        say(f"{config.url} serves {config.info.name} ({seconds:.0f} s; log {log})")
+        for adapter in config.adapters:
+            say(f"  {adapter.name} as {adapter.served_name}")
+        if detach:
+            launch.remember(server)
+            keep = True
+            return
+        say("Ctrl-C stops it.")
+        while server.process.poll() is None:
+            await asyncio.sleep(0.2)
+        raise ServerError(f"vLLM ended with code {server.process.returncode}.{launch.why(log)}")
+    finally:
+        if not keep:
+            server.stop()
+
+
+async def _prove(config: launch.ServerConfig, report: Report) -> None:
+    if not config.adapters:
+        return
+    report("Proving the adapters on a probe prompt")
+    async with ScoringClient(config.url, api_key=config.api_key) as client:
+        await client.connect()
+        client.tokenizer = load_tokenizer(config.model)
+        await prove(client, [Subject(adapter.name, adapter) for adapter in config.adapters])

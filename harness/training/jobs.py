@@ -1,0 +1,110 @@
+"""What ``harness train`` does: settings, training, development and test figures, record and card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.adapters import NAME
+from harness.errors import InputError
+from harness.jsonl import explain
+from harness.modelinfo import model_info
+from harness.models import DEFAULT_MODEL, MODELS, prepare, resolve_model
+from harness.prompts import PromptBuilder, load_tokenizer
+from harness.training import lora, record
+from harness.training.data import Question, load_questions, questions_file
+from harness.training.settings import LoraSettings, default_learning_rate, parse_layers
+
+Report = Callable[[str], None]
+EVALUATED = ("development", "test", "heldout")
+
+
+def lora_settings(given: dict[str, Any], from_record: Path | None) -> LoraSettings:
+    """Build settings from flags or from a record.
+
+    Raises:
+        InputError: naming the flag and what would be valid.
+
+    """
+    if from_record is not None:
+        return record.read_settings(from_record)
+    for key in ("behavior", "layers"):
+        if key not in given:
+            raise InputError(f"--{key} is missing.")
+    model = given.get("model", DEFAULT_MODEL)
+    if model in MODELS:
+        prepare(model)
+    layers = parse_layers(given["layers"], model_info(model).layers)
+    values = {"learning_rate": default_learning_rate(len(layers)), **given, "layers": layers}
+    try:
+        return LoraSettings.model_validate(values)
+    except ValidationError as e:
+        raise InputError(f"{explain(e, LoraSettings)}.") from e
+
+
+def _load(settings: LoraSettings, device: str, report: Report) -> tuple[Any, PromptBuilder]:
+    if settings.model in MODELS:
+        prepare(settings.model, report)
+    report("Loading the model")
+    place = resolve_model(settings.model)
+    return lora.load_base(place, device), PromptBuilder(load_tokenizer(place))
+
+
+def _train(
+    base: Any, builder: PromptBuilder, settings: LoraSettings, report: Report
+) -> tuple[lora.Trained, list[Question]]:
+    questions = load_questions(questions_file(), "train", settings.format, builder)
+
+    def progress(done: int, total: int, loss: float) -> None:
+        report(f"Training, step {done} of {total}, loss {loss:.3f} nats")
+
+    return lora.train(base, questions, settings, progress), questions
+
+
+def train_lora(settings: LoraSettings, out: Path, device: str, report: Report) -> dict[str, lora.Accuracy]:
+    """Train and keep an adapter; test figures are computed once, here, and go into its card.
+
+    Raises:
+        InputError: the output folder exists, or its name is no adapter name.
+
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; give a new folder.")
+    if not NAME.match(out.name):
+        raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
+    base, builder = _load(settings, device, report)
+    trained, questions = _train(base, builder, settings, report)
+    # The adapter is kept in float16: the figures are those of what is kept.
+    record.round_to_half(trained.model)
+    accuracy = {}
+    for split in EVALUATED:
+        report(f"Evaluating on {split} questions")
+        rest = load_questions(questions_file(), split, settings.format, builder)
+        accuracy[split] = lora.evaluate(trained.model, rest, settings.sign)
+    record.save(out, trained, settings, accuracy, questions_file(), len(questions))
+    return accuracy
+
+
+def try_lora(settings: LoraSettings, log: Path, device: str, report: Report) -> str:
+    """Train a candidate, measure it on development questions alone, and append the outcome to a log."""
+    base, builder = _load(settings, device, report)
+    trained, _ = _train(base, builder, settings, report)
+    development = load_questions(questions_file(), "development", settings.format, builder)
+    outcome = lora.evaluate(trained.model, development, settings.sign)
+    line = json.dumps(
+        {
+            "settings": settings.model_dump(mode="json"),
+            "development": asdict(outcome),
+            "final_loss": trained.epoch_losses[-1],
+            "seconds": round(trained.seconds, 1),
+        }
+    )
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as f:
+        f.write(line + "\n")
+    return line

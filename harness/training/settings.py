@@ -1,0 +1,69 @@
+"""Training settings: one model, validated, written into each record, read back by ``--from-record``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.choices import Format
+from harness.errors import InputError
+from harness.models import DEFAULT_MODEL
+
+Behavior = Literal["safe", "risky"]
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+class LoraSettings(BaseModel):
+    """Settings of one LoRA. The original's: rank 4, alpha 32, dropout 0.05, MLP only, learning rate 2e-5,
+
+    3 epochs, batches of 2 with 4 accumulated, loss on the answer token only (science.md of the study's code).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    behavior: Behavior
+    layers: Annotated[tuple[int, ...], Field(min_length=1)]
+    format: Format = "named"
+    model: str = DEFAULT_MODEL
+    seed: int = 0
+    rank: Annotated[int, Field(ge=1, le=512)] = 4
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    epochs: Annotated[int, Field(ge=1)] = 5
+    batch_size: Annotated[int, Field(ge=1)] = 8
+
+    @property
+    def sign(self) -> int:
+        """+1 towards the positive (risky) answer, −1 towards the negative (safe) one."""
+        return 1 if self.behavior == "risky" else -1
+
+
+def default_learning_rate(layers: int) -> float:
+    """Return the learning rate chosen on development questions: one layer or a few, or all of them."""
+    return 1e-2 if layers <= 3 else 1e-3
+
+
+def parse_layers(text: str, available: int) -> tuple[int, ...]:
+    """Parse ``22``, ``0-5,22`` or ``all`` into layers, counted from 0.
+
+    Raises:
+        InputError: not of that form, or a layer that the model lacks.
+
+    """
+    if text == "all":
+        return tuple(range(available))
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
+            raise InputError(f"--layers '{text}': '{part}' is not a layer; valid: 22, 0-5,22 or all.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        layers.extend(range(first, last + 1))
+    wrong = [layer for layer in layers if layer >= available]
+    if wrong or not layers:
+        raise InputError(f"--layers '{text}': the model has layers 0 to {available - 1}.")
+    return tuple(sorted(set(layers)))

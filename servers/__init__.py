@@ -1,0 +1,1 @@
+"""The vLLM side: starting stock servers, and plugins that vLLM finds through entry points."""
