@@ -6,6 +6,7 @@ A suite is a folder with a ``suite.yaml`` (its card) and its questions: either `
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -242,3 +243,9 @@ def load_evalset(name: str) -> EvalSet:
     if name not in folders:
         raise unknown("suite", name, folders)
     return load_suite(folders[name])
+
+
+def json_schemas() -> dict[str, str]:
+    """Return the JSON Schemas of an item's line, a suite's card and a choice's line, as text."""
+    models = {"item": Item, "suite": Card, "choice": choices.Choice}
+    return {name: json.dumps(model.model_json_schema(), indent=2) + "\n" for name, model in models.items()}

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
@@ -118,9 +119,14 @@ def load_tokenizer(model: str) -> Any:
         InputError: the folder or hub id has no tokenizer that can be loaded.
 
     """
-    from transformers import AutoTokenizer
-
     try:
+        if (Path(model) / "tokenizer.json").is_file():
+            # The file as it is, and three seconds less: AutoTokenizer imports torch where it is installed.
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(model)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__

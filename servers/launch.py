@@ -33,7 +33,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _STAGES = (
     (re.compile(r"Application startup complete"), "answering"),
     (re.compile(r"KV cache|init engine"), "preparing the KV cache"),
-    (re.compile(r"[Cc]ompil|Capturing|dynamo"), "compiling"),
+    (re.compile(r"torch.compile took|Dynamo bytecode|Capturing CUDA graphs|Compiling a graph"), "compiling"),
     (
         re.compile(r"[Ll]oading (model )?weights|Loading safetensors|Starting to load model"),
         "loading weights",

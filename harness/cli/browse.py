@@ -140,6 +140,25 @@ def suites_check(
         raise InputError(f"{wrong} items are not valid.")
 
 
+@suites_app.command("schema")
+def suites_schema(
+    kind: Annotated[
+        str, typer.Argument(help="item (a line of items.jsonl), suite (suite.yaml) or choice.")
+    ] = "item",
+) -> None:
+    """Print the JSON Schema of a line or a card, for editors and other tools.
+
+    Example: harness suites schema item
+    """
+    from harness.errors import unknown
+    from harness.evalset import json_schemas
+
+    schemas = json_schemas()
+    if kind not in schemas:
+        raise unknown("schema", kind, schemas)
+    sys.stdout.write(schemas[kind])
+
+
 def _runs(output_dir: Path | None) -> list[Path]:
     from harness.paths import runs_dir
 

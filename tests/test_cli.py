@@ -1,0 +1,239 @@
+"""The command line as a user meets it: help, errors, JSON, exit codes, servers that come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+import harness
+from harness.cli import app
+from harness.models import DEFAULT_MODEL
+from servers import launch
+from tests.conftest import run_cli
+
+
+def commands() -> list[list[str]]:
+    found = []
+    for info in app.registered_commands:
+        found.append([str(info.name)])
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        found += [[str(group.name), str(c.name)] for c in group.typer_instance.registered_commands]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_has_an_example(command: list[str]) -> None:
+    done = run_cli(*command, "--help", NO_COLOR="1", COLUMNS="120")
+    assert done.returncode == 0
+    assert f"Example: harness {' '.join(command)}" in re.sub(r"\s+", " ", done.stdout)
+
+
+def test_help_imports_no_torch_and_nothing_slow() -> None:
+    code = (
+        "import sys; sys.argv = ['harness', '--help']\n"
+        "import contextlib, io\nfrom harness.cli import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n    main()\n"
+        "print(sorted({'torch', 'vllm', 'transformers', 'pandas', 'scipy', 'numpy', 'openai'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_public_names() -> None:
+    assert harness.__all__ == ["load_evalset", "load_run"]
+    assert callable(harness.load_run)
+
+
+ANY = ["--output-dir", "unused"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "--suite", "awarenes"], 2, "Unknown suite 'awarenes'. Did you mean awareness?"),
+        (["run", "--suite", "awareness,awareness", "--dry-run"], 2, "given twice"),
+        (["run", "--suite", "awareness", "--engine", "magic"], 2, "field 'engine' is 'magic'"),
+        (["run"], 2, "field 'suite' is missing"),
+        (["run", "--suite", "awareness", "--limit", "0"], 2, "0 is not in the range"),
+        (["run", "--resume", "20200101-000000-0000"], 2, "Unknown run"),
+        (["run", "--resume", "x", "--suite", "awareness"], 2, "takes its settings from the run itself"),
+        (["runs", "show", "no/such/folder"], 2, "is not a run folder"),
+        (["suites", "check", "no/such/suite"], 2, "can't be read"),
+        (["model", "prepare", "gpt-2"], 2, "Unknown embedded model"),
+        (["serve", "--model", "no/such/model", "--print-command"], 2, "neither a model folder nor"),
+        (["train", "lora", "--behavior", "safe", "--layers", "99", "--output-dir", "x"], 2, "layers 0 to 29"),
+        (
+            ["train", "lora", "--behavior", "brave", "--layers", "2", "--output-dir", "x"],
+            2,
+            "'behavior' is 'brave'",
+        ),
+        (["train", "lora", "--layers", "2"], 2, "either --output-dir"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_bad_input_is_a_sentence(
+    arguments: list[str], code: int, message: str, embedded_model: Path, tmp_path: Path
+) -> None:
+    done = run_cli(*arguments, NO_COLOR="1", COLUMNS="200", HF_HUB_OFFLINE="1")
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_adapters_that_do_not_fit_are_sentences(server: str, tmp_path: Path) -> None:
+    unknown = run_cli("run", "--suite", "awareness", "--adapter", "safe_l23", "--base-url", server)
+    assert unknown.returncode == 2
+    assert "Unknown adapter 'safe_l23'. Did you mean safe_l22" in unknown.stderr
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    config = json.loads(Path("adapters/safe_l22/adapter_config.json").read_text())
+    (foreign / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "google/gemma-3-12b-it"})
+    )
+    os.link("adapters/safe_l22/adapter_model.safetensors", foreign / "adapter_model.safetensors")
+    other = run_cli("run", "--suite", "awareness", "--adapter", str(foreign), "--base-url", server)
+    assert other.returncode == 2
+    assert "was trained for the base model 'google/gemma-3-12b-it', not for" in other.stderr
+
+
+def test_an_unreachable_server_is_exit_code_3() -> None:
+    done = run_cli("run", "--suite", "awareness", "--base-url", f"http://127.0.0.1:{launch.free_port()}")
+    assert done.returncode == 3
+    assert "No server can be reached" in done.stderr
+
+
+def test_a_port_in_use_is_a_sentence(embedded_model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run_cli("serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "can't be used" in done.stderr
+
+
+def test_json_stands_alone_on_stdout(server: str, tmp_path: Path) -> None:
+    done = run_cli(
+        "run", "--suite", "awareness,validation", "--adapter", "safe_l22", "--limit", "3", "--json",
+        "--base-url", server, "--output-dir", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads(done.stdout)
+    keys = {
+        "suite", "subject", "n_stems", "n_items", "mean_logit_diff", "mean_shift", "shift_ci", "option_mass",
+        "in_options_rate", "choice_accuracy", "top1_accuracy", "carried_by",
+    }  # fmt: skip
+    assert [(c["suite"], c["subject"]) for c in results["cells"]] == [
+        ("awareness", "base"), ("awareness", "safe_l22"), ("validation", "base"), ("validation", "safe_l22"),
+    ]  # fmt: skip
+    for cell in results["cells"]:
+        assert keys <= set(cell)
+        assert cell["n_stems"] == 3
+        assert (cell["mean_shift"] is None) == (cell["subject"] == "base")
+        assert (cell["choice_accuracy"] is None) == (
+            (cell["suite"], cell["subject"]) != ("validation", "safe_l22")
+        )
+    folder = tmp_path / results["run_id"]
+    assert {p.name for p in folder.iterdir()} == {
+        "manifest.json",
+        "journal.jsonl",
+        "results.parquet",
+        "results.json",
+    }
+    rows = harness.load_run(folder).rows
+    assert len(rows) == sum(cell["n_items"] for cell in results["cells"])
+    shown = run_cli("runs", "show", str(folder))
+    assert "safe_l22" in shown.stdout
+
+
+def test_a_dry_run_scores_nothing(tmp_path: Path) -> None:
+    done = run_cli("run", "--suite", "awareness", "--adapter", "safe_l22", "--limit", "2", "--dry-run")
+    assert done.returncode == 0
+    assert "awareness: 2 stems" in done.stdout
+    assert "subjects: base, safe_l22" in done.stdout
+
+
+def test_a_config_file_has_the_flags_keys(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("suite: [awareness]\nadapter: [safe_l22]\nlimit: 4\n")
+    done = run_cli("run", "--config", str(config), "--limit", "1", "--dry-run")
+    assert "awareness: 1 stems" in done.stdout
+    config.write_text("suite: [awareness]\nadaptor: [safe_l22]\n")
+    wrong = run_cli("run", "--config", str(config), "--dry-run")
+    assert wrong.returncode == 2
+    assert "unknown field 'adaptor'; did you mean 'adapter'" in wrong.stderr
+
+
+def children(text: str) -> list[int]:
+    """Processes whose command line has a text."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if text in command and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            found.append(process.pid)
+    return found
+
+
+def test_a_detached_server_is_used_and_stopped(embedded_model: Path, tmp_path: Path) -> None:
+    """One server: detached, found by a run, gone on with after Ctrl-C, stopped without a process left."""
+    # The model's folder is shared, the rest of the cache is this test's own.
+    cache = tmp_path / "cache"
+    (cache / "models").mkdir(parents=True)
+    (cache / "models" / DEFAULT_MODEL).symlink_to(embedded_model)
+    env = {"HARNESS_CACHE": str(cache)}
+    port = str(launch.free_port())
+    served = run_cli("serve", "--detach", "--port", port, "--api-key", "secret", **env)
+    try:
+        assert served.returncode == 0, served.stderr
+        assert "safe_l22 as safe_l22-" in served.stdout
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
+        assert "serves smollm2-135m-instruct" in run_cli("serve", "--status", **env).stdout
+        assert "A detached server runs" in run_cli("serve", "--detach", "--port", port, **env).stderr
+
+        run = ["run", "--suite", "awareness", "--adapter", "safe_l22", "--output-dir", str(tmp_path / "runs")]
+        refused = run_cli(*run, **env)
+        assert refused.returncode == 3
+        assert "refuses the API key" in refused.stderr
+
+        command = [sys.executable, "-c", "from harness.cli import main; main()", *run, "--api-key", "secret"]
+        process = subprocess.Popen(command, env=os.environ | env, stderr=subprocess.PIPE, text=True)
+        while (
+            not (journals := list((tmp_path / "runs").glob("*/journal.jsonl")))
+            or not journals[0].stat().st_size
+        ):
+            assert process.poll() is None
+            time.sleep(0.05)
+        stopped = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - stopped < 2
+        assert process.returncode == 130
+        assert "Go on with: harness run --resume" in said
+        kept = journals[0].read_bytes()
+
+        folder = journals[0].parent
+        again = run_cli("run", "--resume", str(folder), "--api-key", "secret", "--json", **env)
+        assert again.returncode == 0, again.stderr
+        assert journals[0].read_bytes().startswith(kept)
+        rows = harness.load_run(folder).rows
+        assert not rows.duplicated(["suite", "subject", "item"]).any()
+        assert len(rows) == len(journals[0].read_bytes().splitlines())
+        assert "secret" not in (folder / "manifest.json").read_text()
+    finally:
+        stopped_server = run_cli("serve", "--stop", **env)
+    assert "Stopped" in stopped_server.stdout
+    assert children(f"--port {port}") == []
+    assert run_cli("serve", "--status", **env).returncode == 3
