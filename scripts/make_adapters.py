@@ -14,7 +14,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +60,32 @@ def settings_for(kind: str, behavior: str, rate: float, epochs: int, seed: int =
     )
 
 
-def search(log: Path, device: str) -> None:
+def search(log: Path, device: str, workers: int) -> None:
     """Try every candidate, both behaviours, on development questions."""
-    for kind, grid in CANDIDATES.items():
-        for rate, epochs in grid:
-            for behavior in BEHAVIORS:
-                print(kind, jobs.try_lora(settings_for(kind, behavior, rate, epochs), log, device, str), flush=True)
+    tasks = [
+        (settings_for(kind, behavior, rate, epochs), log, device)
+        for kind, grid in CANDIDATES.items()
+        for rate, epochs in grid
+        for behavior in BEHAVIORS
+    ]
+    in_parallel(try_one, tasks, workers)
+
+
+def try_one(settings: LoraSettings, log: Path, device: str) -> str:
+    """Try one candidate."""
+    return jobs.try_lora(settings, log, device, quiet)
+
+
+def quiet(_: str) -> None:
+    """Say nothing: many trainings share the screen."""
+
+
+def in_parallel(work: Callable[..., object], tasks: list[tuple[Any, ...]], workers: int) -> None:
+    """Run tasks in processes of their own and print what each returns."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for future in [pool.submit(work, *task) for task in tasks]:
+            print(future.result(), flush=True)
 
 
 def choose(log: Path) -> dict[str, tuple[float, int]]:
@@ -91,42 +114,57 @@ def choose(log: Path) -> dict[str, tuple[float, int]]:
     return chosen
 
 
-def train(out: Path, chosen: dict[str, tuple[float, int]], device: str) -> None:
+def train(out: Path, chosen: dict[str, tuple[float, int]], device: str, workers: int) -> None:
     """Train three seeds of each kind and behaviour: OUT/seed<k>/<behaviour>_<kind>."""
-    for kind, (rate, epochs) in chosen.items():
-        for seed in SEEDS:
-            for behavior in BEHAVIORS:
-                folder = out / f"seed{seed}" / f"{behavior}_{kind}"
-                settings = settings_for(kind, behavior, rate, epochs, seed)
-                accuracy = jobs.train_lora(settings, folder, device, str)
-                print(folder, {k: round(a.choice_accuracy, 3) for k, a in accuracy.items()}, flush=True)
+    tasks = [
+        (
+            settings_for(kind, behavior, *chosen[kind], seed),
+            out / f"seed{seed}" / f"{behavior}_{kind}",
+            device,
+        )
+        for kind in reversed(chosen)
+        for seed in SEEDS
+        for behavior in BEHAVIORS
+    ]
+    in_parallel(train_one, tasks, workers)
 
 
-async def score(out: Path, device: str) -> None:
+def train_one(settings: LoraSettings, folder: Path, device: str) -> str:
+    """Train and keep one adapter."""
+    accuracy = jobs.train_lora(settings, folder, device, quiet)
+    return f"{folder.parent.name}/{folder.name} " + str(
+        {k: round(a.choice_accuracy, 3) for k, a in accuracy.items()}
+    )
+
+
+def score_kind(kind: str, out: Path, device: str) -> str:
     """Score every suite on every adapter of a kind, all seeds beside each other."""
+    return asyncio.run(_score(kind, out, device))
+
+
+async def _score(kind: str, out: Path, device: str) -> str:
     info = model_info(DEFAULT_MODEL)
-    for kind in KINDS:
-        subjects = [BASE]
-        for seed in SEEDS:
-            for behavior in BEHAVIORS:
-                adapter = load_adapter(out / f"seed{seed}" / f"{behavior}_{kind}", info)
-                name = adapter.name if seed == 0 else f"{adapter.name}-seed{seed}"
-                subjects.append(Subject(name, adapter))
-        engine = ReferenceEngine(resolve_model(DEFAULT_MODEL), DEFAULT_MODEL, batch_size=64, device=device)
-        builder = PromptBuilder(engine.tokenizer)
-        suites = load_suites(list(suite_folders()), None)
-        plan = Plan(tuple(encode_suite(suite, builder) for suite in suites), tuple(subjects))
-        folder = out / "runs" / kind
-        folder.mkdir(parents=True)
-        names = [subject.name for subject in subjects[1:]]
-        config = RunConfig(suite=[s.name for s in suites], adapter=names, engine="reference")
-        write_json(folder / "manifest.json", make_manifest(kind, config, plan, engine))
-        with Journal(folder / "journal.jsonl") as journal:
-            scores = await score_plan(engine, plan, journal, lambda *_: None)
-        noise = await noise_floor(engine, plan, scores)
-        finish(folder, plan, scores, noise, engine)
-        (folder / "journal.jsonl").unlink()
-        print("scored", kind, plan.passes, "passes, noise floor", noise, flush=True)
+    subjects = [BASE]
+    for seed in SEEDS:
+        for behavior in BEHAVIORS:
+            adapter = load_adapter(out / f"seed{seed}" / f"{behavior}_{kind}", info)
+            name = adapter.name if seed == 0 else f"{adapter.name}-seed{seed}"
+            subjects.append(Subject(name, adapter))
+    engine = ReferenceEngine(resolve_model(DEFAULT_MODEL), DEFAULT_MODEL, batch_size=64, device=device)
+    builder = PromptBuilder(engine.tokenizer)
+    suites = load_suites(list(suite_folders()), None)
+    plan = Plan(tuple(encode_suite(suite, builder) for suite in suites), tuple(subjects))
+    folder = out / "runs" / kind
+    folder.mkdir(parents=True)
+    names = [subject.name for subject in subjects[1:]]
+    config = RunConfig(suite=[s.name for s in suites], adapter=names, engine="reference")
+    write_json(folder / "manifest.json", make_manifest(kind, config, plan, engine))
+    with Journal(folder / "journal.jsonl") as journal:
+        scores = await score_plan(engine, plan, journal, lambda *_: None)
+    noise = await noise_floor(engine, plan, scores)
+    finish(folder, plan, scores, noise, engine)
+    (folder / "journal.jsonl").unlink()
+    return f"scored {kind}: {plan.passes} passes, noise floor {noise:.1e} nats"
 
 
 def main() -> None:
@@ -134,14 +172,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     prepare(DEFAULT_MODEL, print)
     log = options.out / "candidates.jsonl"
     if not log.exists():
-        search(log, options.device)
-    train(options.out, choose(log), options.device)
-    asyncio.run(score(options.out, options.device))
+        search(log, options.device, options.workers)
+    train(options.out, choose(log), options.device, options.workers)
+    in_parallel(score_kind, [(kind, options.out, options.device) for kind in KINDS], options.workers)
 
 
 if __name__ == "__main__":
