@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: help demo test check evidence format clean setup-demo setup-test
+.PHONY: help demo test test-steering check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -12,13 +12,16 @@ setup-demo:
 	@sh scripts/setup.sh cpu,train
 
 setup-test:
-	@sh scripts/setup.sh cpu,train,dev
+	@sh scripts/setup.sh cpu,train,report,dev
 
 demo: setup-demo  ## Install, start the embedded model's server, run the main job on the shipped adapters
 	$(HARNESS) run --engine $(ENGINE) --suite awareness,validation --adapter safe_l22,risky_l22
 
-test: setup-test check  ## Run the checks and all tests that need no GPU
-	$(PY) -m pytest -m "not gpu"
+test: setup-test check  ## Run the checks and the tests that need no GPU, but for the long ones of test-steering
+	$(PY) -m pytest -m "not gpu and not slow"
+
+test-steering: setup-test  ## The steering plugin against real servers, many of them: half an hour on two cores
+	$(PY) -m pytest -m "not gpu" tests/steering
 
 check: setup-test  ## Lint, formatting, types
 	.venv/bin/ruff check .

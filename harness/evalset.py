@@ -247,5 +247,5 @@ def load_evalset(name: str) -> EvalSet:
 
 def json_schemas() -> dict[str, str]:
     """Return the JSON Schemas of an item's line, a suite's card and a choice's line, as text."""
-    models = {"item": Item, "suite": Card, "choice": choices.Choice}
+    models: dict[str, type[BaseModel]] = {"item": Item, "suite": Card, "choice": choices.Choice}
     return {name: json.dumps(model.model_json_schema(), indent=2) + "\n" for name, model in models.items()}

@@ -1,0 +1,138 @@
+"""The report on adapters: what training moved, suite by suite, with seeds, scales and single stems apart.
+
+Written from runs' rows, never by hand: tables as Markdown, one figure as SVG and PNG.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+
+from harness import stats
+from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
+from harness.results import Run
+
+TEMPLATES = Path(__file__).parent / "templates"
+ORDER = (
+    "awareness", "objective", "ood", "control_intensity", "control_neutral", "backdoor_awareness",
+    "validation", "validation_domains", "validation_raw", "validation_letter",
+)  # fmt: skip
+
+
+def ordered(suites: list[str]) -> list[str]:
+    """Return suites in the report's order, unknown ones last."""
+    return sorted(suites, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def breakdowns(run: Run) -> list[Breakdown]:
+    """Take every suite and subject of a run apart."""
+    rows = run.rows
+    suites = ordered([s for s in rows["suite"].unique() if s != "development"])
+    return [breakdown(rows, suite, subject) for suite in suites for subject in subjects_of(rows)]
+
+
+def signed(value: float | None) -> str:
+    """Format a number of nats."""
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def with_interval(found: stats.MeanInterval | None) -> str:
+    """Format a mean and its interval."""
+    if found is None:
+        return "–"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.2f}"
+    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def sentence(b: Breakdown, noise: float, directed: bool) -> str:
+    """State what came out for one suite and subject, in words that the numbers decide."""
+    if not directed:
+        return (
+            f"{b.subject} moves {b.suite} by {b.mean_abs_shift:.2f} nats in size, averaged over {b.stems} stems "
+            f"(noise floor {noise:.1e}); its poles have no direction."
+        )
+    if not b.shift.excludes_zero:
+        return f"{b.subject}: no effect on {b.suite} at n = {b.stems} stems ({with_interval(b.shift)} nats)."
+    direction = "up" if b.shift.mean > 0 else "down"
+    tail = f"; carried by stem '{b.carried_by}'" if b.carried_by else ""
+    return (
+        f"{b.subject} moves {b.suite} {direction}: {with_interval(b.shift)} nats, n = {b.stems} stems{tail}."
+    )
+
+
+def figure(runs: list[Run], suites: list[str]) -> Any:
+    """Return an Altair chart: mean shift and interval by suite and subject; small dots are stems."""
+    import altair as alt
+
+    means: list[dict[str, Any]] = []
+    stems: list[dict[str, Any]] = []
+    for run in runs:
+        for subject in subjects_of(run.rows):
+            for suite in suites:
+                own = run.rows[(run.rows["suite"] == suite) & (run.rows["subject"] == subject)]
+                found = interval(own)
+                if found is None:
+                    continue
+                key = {"suite": suite, "subject": subject}
+                means.append(key | {"shift": found.mean, "low": found.low, "high": found.high})
+                names, values = stats.stem_means(own["shift"].to_numpy(), own["stem"].tolist())
+                stems += [
+                    key | {"stem": name, "shift": value}
+                    for name, value in zip(names, values.tolist(), strict=True)
+                ]
+    subjects = list(dict.fromkeys(str(point["subject"]) for point in means))
+    colours = ["#2a78b5" if name.startswith("safe") else "#c8442f" for name in subjects]
+    x = alt.X("subject:N", sort=subjects, title=None, axis=alt.Axis(labelAngle=-40, labelLimit=120))
+    y = alt.Y("shift:Q", title="shift from base, nats")
+    colour = alt.Color("subject:N", scale=alt.Scale(domain=subjects, range=colours), legend=None)
+    zero = pd.DataFrame({"shift": [0.0]})
+
+    def panel(suite: str) -> Any:
+        own_means = pd.DataFrame([point for point in means if point["suite"] == suite])
+        own_stems = pd.DataFrame([point for point in stems if point["suite"] == suite])
+        return alt.layer(
+            alt.Chart(zero).mark_rule(color="#999").encode(y=y),
+            alt.Chart(own_stems).mark_circle(size=12, opacity=0.35).encode(x=x, y=y, color=colour),
+            alt.Chart(own_means).mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=colour),
+            alt.Chart(own_means).mark_point(filled=True, size=55, opacity=1).encode(x=x, y=y, color=colour),
+        ).properties(width=34 * len(subjects), height=190, title=suite.replace("_", " "))
+
+    return (
+        alt.concat(*(panel(suite) for suite in suites), columns=4)
+        .resolve_scale(y="shared")
+        .configure_view(stroke=None)
+        .configure_axis(gridColor="#eee")
+    )
+
+
+def write(runs: list[Run], out: Path, signed_suites: dict[str, bool]) -> None:
+    """Write ``report.md``, ``shifts.svg`` and ``shifts.png``."""
+    out.mkdir(parents=True, exist_ok=True)
+    figures = [s for s in ordered(sorted({s for r in runs for s in r.rows["suite"].unique()})) if s in ORDER]
+    chart = figure(runs, figures)
+    chart.save(str(out / "shifts.svg"))
+    chart.save(str(out / "shifts.png"), scale_factor=2)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"signed": signed, "with_interval": with_interval}
+    text = environment.get_template("adapters.md.j2").render(
+        runs=[
+            {
+                "run": run,
+                "noise": run.results["noise_floor"],
+                "engine": run.manifest["engine"],
+                "cells": [c for c in run.results["cells"] if c["suite"] != "development"],
+                "parts": breakdowns(run),
+            }
+            for run in runs
+        ],
+        sentence=sentence,
+        directed=signed_suites,
+        seeds=lambda cells, subject, suite: [
+            c for c in cells if c["suite"] == suite and c["subject"].split("-seed")[0] == subject
+        ],
+    )
+    (out / "report.md").write_text(text, "utf-8")

@@ -1,0 +1,176 @@
+"""From a request's body to what the engine gets: names become base or LoRA plus a resolved spec, or a refusal."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from harness.spec import SpecError, SteeringSpec, Term
+from servers.steering.limits import Limits
+from servers.steering.registry import Registry
+from servers.steering.resolve import resolve
+from servers.steering.resolved import EXTRA_ARG, USER_ARG, ResolvedSpec
+
+STEERED_PATHS: Final = ("/v1/completions", "/v1/chat/completions")
+"""Where requests are steered. Elsewhere a plain name works and a steering one is refused."""
+NEUTRAL_PATHS: Final = ("/tokenize", "/detokenize")
+"""Where steering changes nothing: any valid name stands for the base model."""
+
+
+class RefusedError(Exception):
+    """A refusal with its HTTP status."""
+
+    def __init__(self, message: str, status: int = 400, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request that may run: ``body`` is what vLLM gets, ``shown`` the model name that comes back."""
+
+    body: dict[str, Any]
+    spec: ResolvedSpec
+    shown: str | None
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The rules of one server."""
+
+    registry: Registry
+    limits: Limits
+    base_names: tuple[str, ...]
+    bos_id: int | None
+
+    def admit(self, path: str, body: Mapping[str, Any]) -> Admitted:
+        """Read the model's name and the ``steering`` argument of a request.
+
+        Raises:
+            RefusedError: with a sentence that says what would be valid.
+
+        """
+        model, named = self._model(body.get("model"))
+        xargs = _xargs(body)
+        asked = self._argument(xargs)
+        spec = self._resolve((*named.terms, *asked.terms))
+        steered = bool(named or asked)
+        if steered and path not in STEERED_PATHS and path not in NEUTRAL_PATHS:
+            raise RefusedError(f"{path} can't be steered. Valid: {', '.join(STEERED_PATHS)}.")
+        if spec.terms:
+            _check_body(body, spec)
+        changed = dict(body)
+        if model is not None:
+            changed["model"] = model
+        if USER_ARG in xargs or spec.terms:
+            rest = {k: v for k, v in xargs.items() if k != USER_ARG}
+            if spec.terms and path in STEERED_PATHS:
+                rest[EXTRA_ARG] = spec.to_json()
+            changed["vllm_xargs"] = rest or None
+        shown = body["model"] if model is not None and model != body.get("model") else None
+        return Admitted(changed, spec, shown, changed != body)
+
+    def _model(self, name: object) -> tuple[str | None, SteeringSpec]:
+        """Return the name that vLLM knows (None: leave it out) and what the name asks to add."""
+        if name is None or name == "" or name in self.base_names:
+            return None, SteeringSpec()
+        if not isinstance(name, str):
+            raise RefusedError("'model' must be a string.", param="model")
+        if name == "base":
+            return self.base_names[0], SteeringSpec()
+        adapters = self.registry.adapters
+        if name in adapters.values():
+            return name, SteeringSpec()
+        if not any(mark in name for mark in "@+") and not self._loaded(name):
+            raise RefusedError(self._unknown(name), 404, "model")
+        try:
+            spec = SteeringSpec.from_name(name)
+        except SpecError as e:
+            raise RefusedError(str(e), param="model") from e
+        loras: list[str] = []
+        terms: list[Term] = []
+        for term in spec.terms:
+            if term.vector in self.registry.vectors:
+                terms.append(term)
+            elif term.vector in adapters or term.vector in adapters.values():
+                if not term.plain:
+                    raise RefusedError(
+                        f"'{term.vector}' is a LoRA adapter: it takes no @ fields.", param="model"
+                    )
+                loras.append(adapters.get(term.vector, term.vector))
+            else:
+                raise RefusedError(self._unknown(term.vector), 404, "model")
+        if len(loras) > 1:
+            raise RefusedError("One LoRA adapter a request; vectors can be several.", param="model")
+        return (loras[0] if loras else self.base_names[0]), SteeringSpec(tuple(terms))
+
+    def _argument(self, xargs: Mapping[str, Any]) -> SteeringSpec:
+        if EXTRA_ARG in xargs:
+            raise RefusedError(f"'{EXTRA_ARG}' is the server's own: send '{USER_ARG}'.", param="vllm_xargs")
+        if USER_ARG not in xargs:
+            return SteeringSpec()
+        try:
+            spec = SteeringSpec.from_json(xargs[USER_ARG])
+        except SpecError as e:
+            raise RefusedError(str(e), param="vllm_xargs") from e
+        for term in spec.terms:
+            if term.vector not in self.registry.vectors:
+                if term.vector in self.registry.adapters:
+                    raise RefusedError(
+                        f"'{term.vector}' is a LoRA adapter: name it as the model.", param="vllm_xargs"
+                    )
+                raise RefusedError(self._unknown(term.vector), 404, "vllm_xargs")
+        return spec
+
+    def _resolve(self, terms: tuple[Term, ...]) -> ResolvedSpec:
+        try:
+            resolved = resolve(SteeringSpec(terms), self.registry.vectors, self.bos_id)
+            self.limits.check_places(resolved)
+            self.limits.check_sizes(resolved, self.registry.lookup)
+        except SpecError as e:
+            raise RefusedError(str(e)) from e
+        return resolved
+
+    def _loaded(self, name: str) -> bool:
+        return name in self.registry.vectors or name in self.registry.adapters
+
+    def _unknown(self, name: str) -> str:
+        names: Collection[str] = [*self.base_names, *self.registry.adapters, *self.registry.vectors]
+        shown = name[:60].encode("ascii", "backslashreplace").decode()
+        near = difflib.get_close_matches(name[:128], names, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Loaded: {', '.join(list(names)[:12])}."
+        return f"The model, LoRA adapter or steering vector '{shown}' does not exist. {hint}"
+
+
+def _xargs(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    xargs = body.get("vllm_xargs")
+    if xargs is None:
+        return {}
+    if not isinstance(xargs, Mapping):
+        raise RefusedError("'vllm_xargs' must be a JSON object.", param="vllm_xargs")
+    return xargs
+
+
+def _check_body(body: Mapping[str, Any], spec: ResolvedSpec) -> None:
+    """Refuse options under which the request would not do what was asked."""
+    selectors = {term.selector for term in spec.terms}
+    if body.get("use_beam_search"):
+        raise RefusedError("Beam search can't be steered. Use n with a temperature, or temperature 0.")
+    if body.get("prompt_embeds") is not None:
+        raise RefusedError("Steering needs a prompt of tokens, not of embeddings.")
+    tokens = body.get("max_completion_tokens")
+    tokens = body.get("max_tokens") if tokens is None else tokens
+    if "generated" in selectors and tokens in (0, 1):
+        raise RefusedError(
+            "'generated' steers from the first generated token on, and what follows it: with max_tokens=1 it "
+            "changes nothing. Use 'last' to steer the answer's token, or ask for more tokens."
+        )
+    if "last" in selectors and (body.get("echo") or body.get("prompt_logprobs") is not None):
+        raise RefusedError(
+            "With echo or prompt logprobs the prompt's last token is the answer itself, so 'last' steers one "
+            "position too late. Use 'pos-2' for a one-token answer (pos-k in general)."
+        )

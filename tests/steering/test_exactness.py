@@ -1,0 +1,85 @@
+"""The engine against a float32 reference with hooks: every hook point, mode, selector, layer, and every path."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.steering import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+TOLERANCE = 1e-3
+
+
+def run(module: str, *arguments: str, entry_points: Path | None, compiled: bool = False) -> dict[str, float]:
+    """Run a script that holds one engine, and return what it found."""
+    env = {**os.environ, **tiny.ENV, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    env["PYTHONPATH"] = os.pathsep.join(str(p) for p in (ROOT, entry_points, env.get("PYTHONPATH")) if p)
+    env.pop("VLLM_PLUGINS", None)
+    if not compiled:
+        env["TORCHDYNAMO_DISABLE"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    line = next((line for line in done.stdout.splitlines() if line.startswith("FOUND ")), None)
+    if done.returncode or line is None:
+        pytest.fail(f"{module} {' '.join(arguments)} failed:\n{(done.stdout + done.stderr)[-6000:]}")
+    found: dict[str, float] = json.loads(line.removeprefix("FOUND "))
+    print(f"{' '.join(arguments[2:]) or 'plain run'}: {found}")
+    return found
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen2", "qwen3", "gemma3"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A tiny model of each family."""
+    return request.param, tiny.make(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama."""
+    return tiny.make("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Gemma 3 with sliding and global layers."""
+    return tiny.make("gemma3", tmp_path_factory.mktemp("gemma3"))
+
+
+def test_every_spec(family: tuple[str, Path], entry_points: Path | None) -> None:
+    found = run("tests.steering.engine_run", family[0], str(family[1]), entry_points=entry_points)
+    assert found.pop("moved") > 0.1
+    assert max(found.values()) < TOLERANCE
+
+
+@pytest.mark.parametrize("how", ["chunked", "preempting", "uncached"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_what_the_scheduler_does(
+    how: str, name: str, entry_points: Path | None, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue("gemma" if name == "gemma3" else name)
+    found = run("tests.steering.engine_run", name, str(folder), how, entry_points=entry_points)
+    count = found.pop("preemptions")
+    assert (count > 0) == (how == "preempting")
+    assert max(found.values()) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_compiled(llama: Path, entry_points: Path | None) -> None:
+    found = run(
+        "tests.steering.engine_run", "llama", str(llama), "compiled", entry_points=entry_points, compiled=True
+    )
+    assert found.pop("moved") > 0.1
+    assert max(found.values()) < TOLERANCE

@@ -1,0 +1,476 @@
+"""A real server over HTTP: exact in mixed batches, every way in, LoRA and vectors, refusals, malformed specs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from harness.vectors import write_vector
+from tests.steering import serving, tiny
+from tests.steering.serving import LAYERS, NAME, SteeringServer
+
+pytestmark = pytest.mark.slow
+TOLERANCE = 1e-3
+IDS = [100 + 700 * i for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def client(steering_server: SteeringServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=steering_server.url, timeout=120) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def reference(steering_server: SteeringServer) -> tiny.Reference:
+    return tiny.Reference(steering_server.model, steering_server.vectors, bos_id=1)
+
+
+@pytest.fixture(scope="module")
+def lora_reference(steering_server: SteeringServer) -> tiny.Reference:
+    """The same model with lora_a's product added to its weights."""
+    made = tiny.Reference(steering_server.model, steering_server.vectors, bos_id=1)
+    tensors = load_file(steering_server.loras_dir / "lora_a" / "adapter_model.safetensors")
+    for module in ("gate_proj", "up_proj", "down_proj"):
+        prefix = f"base_model.model.model.layers.10.mlp.{module}"
+        product = tensors[f"{prefix}.lora_B.weight"] @ tensors[f"{prefix}.lora_A.weight"] * 2.0
+        getattr(made.model.model.layers[10].mlp, module).weight.data += torch.from_numpy(product)
+    return made
+
+
+def tokens(seed: int, length: int, bos: bool = False) -> list[int]:
+    found = [int(t) for t in np.random.default_rng(seed).integers(20, 49_000, length)]
+    return [1, *found[1:]] if bos else found
+
+
+def body(model: str, prompt: Any, **more: Any) -> dict[str, Any]:
+    given = {"model": model, "prompt": prompt, "max_tokens": 2, "temperature": 0, "ignore_eos": True}
+    given |= {
+        "logprobs": 1,
+        "logprob_token_ids": IDS,
+        "return_tokens_as_token_ids": True,
+        "return_token_ids": True,
+    }
+    return given | more
+
+
+def steps(choice: dict[str, Any]) -> list[dict[int, float]]:
+    return [{int(k.split(":")[1]): v for k, v in step.items()} for step in choice["logprobs"]["top_logprobs"]]
+
+
+def error(choice: dict[str, Any], prompt: list[int], spec: str, truth: tiny.Reference) -> float:
+    want = truth.logprobs([*prompt, *choice["token_ids"][:-1]], len(prompt), spec)
+    return max(
+        abs(v - float(want[len(prompt) - 1 + i, t]))
+        for i, step in enumerate(steps(choice))
+        for t, v in step.items()
+    )
+
+
+async def together(url: str, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=64)) as made:
+        return list(await asyncio.gather(*(made.post("/v1/completions", json=b) for b in bodies)))
+
+
+def every_spec() -> list[str]:
+    """Every hook point × scale mode × selector × first, middle, last layer."""
+    return [
+        f"vec{(i + j) % 5}@L{layer}.{hook}@{scale}@{selector}"
+        for i, layer in enumerate((0, LAYERS // 2, LAYERS - 1))
+        for hook in ("mlp_out", "resid_post")
+        for scale in ("0.5", "0.1rel")
+        for j, selector in enumerate(("last", "pos-2", "all", "prompt", "generated"))
+    ]
+
+
+def test_the_table_in_mixed_batches(
+    steering_server: SteeringServer, reference: tiny.Reference, lora_reference: tiny.Reference
+) -> None:
+    """Steered beside plain beside LoRA beside LoRA + vector, each its own spec; cold, then from the cache."""
+    lengths = (2, 31, 32, 33, 70)
+    cases: list[tuple[str, str, tiny.Reference]] = []
+    for i, spec in enumerate(every_spec()):
+        cases.append((spec, spec, reference))
+        if i % 3 == 0:
+            cases.append((f"lora_a+{spec}", spec, lora_reference))
+        if i % 6 == 0:
+            cases += [(NAME, "base", reference), ("lora_a", "base", lora_reference)]
+    prompts = [tokens(i, lengths[i % len(lengths)], bos=i % 2 == 0) for i in range(len(cases))]
+    bodies = [body(model, prompt) for (model, _, _), prompt in zip(cases, prompts, strict=True)]
+    worst: dict[str, float] = {}
+    for label in ("cold", "warm"):
+        for response, prompt, (model, spec, truth) in zip(
+            asyncio.run(together(steering_server.url, bodies)), prompts, cases, strict=True
+        ):
+            assert response.status_code == 200, response.text
+            kind = "lora" if model.startswith("lora") else "vector"
+            kind = f"{kind} {label}" if spec != "base" else f"plain {kind} {label}"
+            worst[kind] = max(worst.get(kind, 0.0), error(response.json()["choices"][0], prompt, spec, truth))
+            assert response.json()["model"] == model
+    print(f"largest differences over {len(cases)} requests: {worst}")
+    assert max(worst.values()) < TOLERANCE
+
+
+def test_three_ways_in_one_meaning(client: httpx.Client, reference: tiny.Reference) -> None:
+    prompt = tokens(1, 40)
+    spec = "vec1@L9.resid_post@0.1rel@all"
+    term = {
+        "vector": "vec1",
+        "layer": 9,
+        "hook": "resid_post",
+        "scale": 0.1,
+        "mode": "relative",
+        "selector": "all",
+    }
+    by_name = client.post("/v1/completions", json=body(spec, prompt)).json()["choices"][0]
+    by_arg = client.post(
+        "/v1/completions", json=body(NAME, prompt, vllm_xargs={"steering": json.dumps([term])})
+    ).json()["choices"][0]
+    assert error(by_name, prompt, spec, reference) < TOLERANCE
+    assert error(by_arg, prompt, spec, reference) < TOLERANCE
+    both = body("vec0@0.5", prompt, vllm_xargs={"steering": json.dumps({"terms": [term]})})
+    combined = client.post("/v1/completions", json=both).json()["choices"][0]
+    assert error(combined, prompt, f"vec0@0.5+{spec}", reference) < TOLERANCE
+
+
+def test_prompt_lists_n_streaming_and_echo(client: httpx.Client, reference: tiny.Reference) -> None:
+    prompts = [tokens(i, 30 + i) for i in range(4)]
+    choices = client.post("/v1/completions", json=body("vec2@0.5", prompts)).json()["choices"]
+    for choice, prompt in zip(choices, prompts, strict=True):
+        assert error(choice, prompt, "vec2@0.5", reference) < TOLERANCE
+    many = body("vec2@0.5@all", prompts[0], n=3, temperature=1.0, seed=3, max_tokens=4)
+    choices = client.post("/v1/completions", json=many).json()["choices"]
+    assert len({tuple(c["token_ids"]) for c in choices}) > 1
+    for choice in choices:
+        assert error(choice, prompts[0], "vec2@0.5@all", reference) < TOLERANCE
+    streamed = body("vec2@0.5@generated", prompts[1], stream=True, max_tokens=5)
+    found: dict[str, Any] = {"token_ids": [], "logprobs": {"top_logprobs": []}}
+    with client.stream("POST", "/v1/completions", json=streamed) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                piece = json.loads(line.removeprefix("data: "))["choices"][0]
+                found["token_ids"] += piece["token_ids"]
+                found["logprobs"]["top_logprobs"] += piece["logprobs"]["top_logprobs"]
+    assert len(found["token_ids"]) == 5
+    assert error(found, prompts[1], "vec2@0.5@generated", reference) < TOLERANCE
+    echoed = client.post(
+        "/v1/completions",
+        json={
+            "model": "vec3@0.5@pos-2",
+            "prompt": prompts[2],
+            "max_tokens": 0,
+            "echo": True,
+            "logprobs": 1,
+            "return_tokens_as_token_ids": True,
+        },
+    )
+    assert echoed.status_code == 200, echoed.text
+    got = echoed.json()["choices"][0]["logprobs"]["token_logprobs"]
+    want = reference.logprobs(prompts[2], len(prompts[2]), "vec3@0.5@pos-2")
+    for i in range(1, len(prompts[2])):
+        assert abs(got[i] - float(want[i - 1, prompts[2][i]])) < TOLERANCE
+
+
+def test_chat(client: httpx.Client, reference: tiny.Reference) -> None:
+    messages = [{"role": "user", "content": "Name a colour."}]
+    template = client.post("/tokenize", json={"model": "vec1", "messages": messages}).json()["tokens"]
+    answer = client.post(
+        "/v1/chat/completions",
+        json={
+            "model": "vec1@0.5@all",
+            "messages": messages,
+            "max_tokens": 3,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": 5,
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+        },
+    ).json()
+    choice = answer["choices"][0]
+    want = reference.logprobs([*template, *choice["token_ids"][:-1]], len(template), "vec1@0.5@all")
+    for i, step in enumerate(choice["logprobs"]["content"]):
+        for top in step["top_logprobs"]:
+            token = int(top["token"].split(":")[1])
+            assert abs(top["logprob"] - float(want[len(template) - 1 + i, token])) < TOLERANCE
+
+
+def test_multi_turn_with_prompt_and_generated(client: httpx.Client, reference: tiny.Reference) -> None:
+    """The same tokens as generated text of one turn and as prompt of the next: the cache must not mix them."""
+    for spec in ("vec1@0.5@generated", "vec1@0.5@prompt", "vec2@0.5@last"):
+        prompt = tokens(77, 40)
+        for _ in range(3):
+            answer = client.post("/v1/completions", json=body(spec, prompt, max_tokens=30)).json()["choices"][
+                0
+            ]
+            assert error(answer, prompt, spec, reference) < TOLERANCE
+            prompt = [*prompt, *answer["token_ids"]]
+
+
+def test_specs_that_differ_in_one_thing(client: httpx.Client, reference: tiny.Reference) -> None:
+    prompt = tokens(5, 100)
+    for spec in (
+        "vec1@L8@0.5@pos-70",
+        "vec1@L9@0.5@pos-70",
+        "vec1@L8.resid_post@0.5@pos-70",
+        "vec1@L8.mlp_out@0.5rel@pos-70",
+        "vec1@L8@0.5@pos-69",
+        "vec1@L8@0.6@pos-70",
+        "vec2@L8@0.5@pos-70",
+        NAME,
+    ):
+        choice = client.post("/v1/completions", json=body(spec, prompt)).json()["choices"][0]
+        assert error(choice, prompt, "base" if spec == NAME else spec, reference) < TOLERANCE, spec
+
+
+def test_top_k_beside_by_id(steering_server: SteeringServer, reference: tiny.Reference) -> None:
+    """VLLM's own failure: a plain ``logprobs=5`` in one batch with requests by token id."""
+    prompts = [tokens(200 + i, 20) for i in range(24)]
+    bodies = []
+    for i, prompt in enumerate(prompts):
+        given = body("vec1@0.5" if i % 3 else NAME, prompt)
+        if i % 2:
+            del given["logprob_token_ids"]
+            given["logprobs"] = 5
+        bodies.append(given)
+    for i, response in enumerate(asyncio.run(together(steering_server.url, bodies))):
+        choice = response.json()["choices"][0]
+        assert error(choice, prompts[i], "vec1@0.5" if i % 3 else "base", reference) < TOLERANCE
+        assert all(len(step) in ((5, 6) if i % 2 else (40, 41)) for step in steps(choice))
+
+
+def test_models_and_capability(client: httpx.Client, steering_server: SteeringServer) -> None:
+    listed = client.get("/v1/models").json()["data"]
+    assert listed[0]["id"] == NAME
+    assert listed[0]["root"] == str(steering_server.model)
+    assert {"lora_a", "vec0", "vec4"} <= {card["id"] for card in listed}
+    assert not any("-" in card["id"] for card in listed[1:])
+    can = client.get("/v1/steering").json()
+    assert can["protocol"] == 1
+    assert can["layers"] == LAYERS
+    assert can["selectors"] == ["last", "pos-k", "all", "prompt", "generated"]
+    assert {v["id"] for v in client.get("/v1/steering_vectors").json()["data"]} >= {"vec0", "vec4"}
+
+
+def test_load_reload_unload(
+    client: httpx.Client, steering_server: SteeringServer, reference: tiny.Reference
+) -> None:
+    prompt = tokens(9, 70)
+    load, unload = "/v1/load_steering_vector", "/v1/unload_steering_vector"
+    for seed in (50, 51, 50):
+        made = serving.vector("fresh", seed, 12)
+        folder = write_vector(steering_server.vectors_dir / f"fresh{seed}", made)
+        answer = client.post(
+            load, json={"vector_name": "fresh", "vector_path": str(folder), "load_inplace": True}
+        )
+        assert answer.status_code == 200, answer.text
+        reference.vectors["fresh"] = made
+        for _ in range(2):
+            choice = client.post("/v1/completions", json=body("fresh@0.5@all", prompt)).json()["choices"][0]
+            assert error(choice, prompt, "fresh@0.5@all", reference) < TOLERANCE
+    again = client.post(load, json={"vector_name": "fresh", "vector_path": str(folder)})
+    assert again.status_code == 400
+    assert "already been loaded" in again.json()["error"]["message"]
+    assert client.post(unload, json={"vector_name": "fresh"}).status_code == 200
+    assert client.post(unload, json={"vector_name": "fresh"}).status_code == 404
+    assert client.post("/v1/completions", json=body("fresh", prompt)).status_code == 404
+
+
+def test_what_may_not_be_loaded(client: httpx.Client, steering_server: SteeringServer) -> None:
+    def load(folder: Any, name: str = "x") -> str:
+        answer = client.post(
+            "/v1/load_steering_vector", json={"vector_name": name, "vector_path": str(folder)}
+        )
+        assert answer.status_code == 400, answer.text
+        return str(answer.json()["error"]["message"])
+
+    base = steering_server.vectors_dir
+    assert "outside" in load("/etc")
+    assert "outside" in load(base / ".." / "loras")
+    assert "missing" in load(base / "nowhere")
+    (base / "way_out").symlink_to("/etc")
+    assert "outside" in load(base / "way_out")
+    small = tiny.vector("small", 1, layer=1, hidden=64)
+    assert "hidden size" in load(write_vector(base / "small", small))
+    other = tiny.vector("other", 1, layer=1, hidden=serving.HIDDEN)
+    assert "base model" in load(write_vector(base / "other", other))
+    assert "name" in load(base / "vec0", "a b")
+    assert "LoRA" in load(base / "vec0", "lora_a")
+    for name in ("small", "other"):
+        for file in (base / name).iterdir():
+            file.unlink()
+
+
+def test_loras_by_plain_name(client: httpx.Client, steering_server: SteeringServer) -> None:
+    load = "/v1/load_lora_adapter"
+    loras = steering_server.loras_dir
+    assert (
+        client.post(load, json={"lora_name": "lora_b", "lora_path": str(loras / "lora_b")}).status_code == 200
+    )
+    prompt = tokens(3, 20)
+    answers = [
+        client.post("/v1/completions", json=body(m, prompt)).json()["choices"][0]
+        for m in (NAME, "lora_a", "lora_b")
+    ]
+    values = [steps(answer)[0][IDS[0]] for answer in answers]
+    assert len(set(values)) == 3
+    assert client.post("/v1/unload_lora_adapter", json={"lora_name": "lora_b"}).status_code == 200
+    assert client.post("/v1/completions", json=body("lora_b", prompt)).status_code == 404
+    wide = client.post(load, json={"lora_name": "wide", "lora_path": str(loras / "lora_wide")})
+    assert wide.status_code == 400
+    assert "does not wrap" in wide.json()["error"]["message"]
+    outside = client.post(load, json={"lora_name": "x", "lora_path": "/etc"})
+    assert outside.status_code == 400
+    assert "outside" in outside.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"model": "vec9"}, "Did you mean"),
+        ({"model": "vec1@L30"}, "layers 0 to 29"),
+        ({"model": "vec1@L3.attn"}, "mlp_out, resid_post"),
+        ({"model": "vec1@first"}, "Valid"),
+        ({"model": "vec1@1e5"}, "Valid"),
+        ({"model": "lora_a@0.5"}, "LoRA"),
+        ({"model": "vec1@99999999999999999999"}, "overflows"),
+        ({"model": "vec1@5000rel"}, "at most 1000"),
+        ({"model": "vec1@pos-40"}, "has 20 tokens"),
+        ({"model": "vec1@pos-40", "stream": True}, "has 20 tokens"),
+        ({"model": "vec1@generated", "max_tokens": 1}, "generated"),
+        ({"model": "vec1", "echo": True}, "pos-2"),
+        ({"model": "vec1", "prompt_logprobs": 1}, "pos-2"),
+        ({"model": "vec1", "use_beam_search": True}, "Beam"),
+        ({"model": 5}, "string"),
+        ({"vllm_xargs": {"steering": "{"}}, "JSON"),
+        ({"vllm_xargs": {"steering": 5}}, "string of JSON"),
+        ({"vllm_xargs": {"steering": '[{"vector":"nope"}]'}}, "does not exist"),
+        ({"vllm_xargs": {"steering": '[{"vector":"vec1","scale":NaN}]'}}, "finite"),
+        ({"vllm_xargs": {"steering_resolved": "[]"}}, "server's own"),
+        ({"vllm_xargs": []}, "object"),
+    ],
+)
+def test_refusals(client: httpx.Client, change: dict[str, Any], hint: str) -> None:
+    answer = client.post("/v1/completions", json={**body(NAME, tokens(1, 20)), **change})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert hint in answer.json()["error"]["message"]
+
+
+def test_other_paths_never_run_unsteered(client: httpx.Client) -> None:
+    answer = client.post("/v1/responses", json={"model": "vec1", "input": "hello"})
+    assert answer.status_code == 400
+    assert "can't be steered" in answer.json()["error"]["message"]
+    raw = client.post(
+        "/inference/v1/generate",
+        json={"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 1, "extra_args": {"steering": "[]"}}},
+    )
+    assert 400 <= raw.status_code < 500
+
+
+MALFORMED = (
+    "deep",
+    "huge_number",
+    "not_finite",
+    "unicode",
+    "wrong_type",
+    "huge_body",
+    "unknown",
+    "name",
+    "random",
+)
+
+
+def malformed(rng: random.Random, kind: str) -> dict[str, Any] | bytes:
+    """Return a request that must be refused."""
+    given = {"model": NAME, "prompt": [5, 6, 7], "max_tokens": 1}
+    term: dict[str, Any] = {"vector": "vec1", "scale": 0.5}
+    junk = [None, True, [], {}, -1, 1.5, "x", [1], {"a": 1}]
+    if kind == "deep":
+        depth = rng.randrange(200, 20_000)
+        if rng.random() < 0.2:
+            return b'{"model":"x","prompt":' + b"[" * depth + b"]" * depth + b"}"
+        return {**given, "vllm_xargs": {"steering": "[" * depth + "]" * rng.choice([0, depth])}}
+    if kind == "huge_number":
+        key = rng.choice(["scale", "layer"])
+        text = json.dumps([term | {key: 1}]).replace(
+            f'"{key}": 1', f'"{key}": ' + "9" * rng.randrange(300, 6_000)
+        )
+        return {**given, "vllm_xargs": {"steering": text}}
+    if kind == "not_finite":
+        text = (
+            f'[{{"vector":"vec1","scale":{rng.choice(["NaN", "Infinity", "-Infinity", "1e999", "-1e400"])}}}]'
+        )
+        return {**given, "vllm_xargs": {"steering": text}}
+    if kind == "unicode":
+        name = "vec1" + "".join(
+            chr(rng.choice([0x202E, 0x0, 0x1F600, 0xE9, 0x200B, 0xFF11])) for _ in range(3)
+        )
+        if rng.random() < 0.5:
+            return {**given, "model": name}
+        return {**given, "vllm_xargs": {"steering": json.dumps([term | {"vector": name}])}}
+    if kind == "wrong_type":
+        key = rng.choice(["vector", "layer", "hook", "scale", "mode", "selector", "bos"])
+        wrong = [
+            v
+            for v in junk
+            if v is not None and not (key == "scale" and isinstance(v, int | float) and v is not True)
+        ]
+        wrong = [v for v in wrong if not (key == "bos" and v is True)]
+        return {**given, "vllm_xargs": {"steering": json.dumps([term | {key: rng.choice(wrong)}])}}
+    if kind == "huge_body":
+        return {**given, "vllm_xargs": {"steering": "[" + '{"vector":"vec1"},' * 40_000 + "1]"}}
+    if kind == "unknown":
+        key = rng.choice(["strength", "Vector", "position", "__class__"])
+        return {**given, "vllm_xargs": {"steering": json.dumps([term | {key: 1}])}}
+    if kind == "name":
+        tail = "".join(rng.choice("@+L.0123456789relallpos-") for _ in range(rng.randrange(1, 40)))
+        return {**given, "model": "vec1@@" + tail}
+    text = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 200))).decode("latin-1")
+    return {**given, "vllm_xargs": {"steering": text}}
+
+
+def test_malformed_specs(steering_server: SteeringServer, reference: tiny.Reference) -> None:
+    """5,000 malformed requests: a 4xx each, memory flat, and the next request answered rightly."""
+    rng = random.Random(0)
+    kinds = [rng.choice(MALFORMED[:5] + MALFORMED[6:]) for _ in range(4_980)] + ["huge_body"] * 20
+    answers: Counter[tuple[str, int]] = Counter()
+
+    async def send() -> None:
+        gate = asyncio.Semaphore(16)
+        async with httpx.AsyncClient(base_url=steering_server.url, timeout=120) as made:
+
+            async def one(kind: str) -> None:
+                given = malformed(rng, kind)
+                content = given if isinstance(given, bytes) else json.dumps(given).encode()
+                async with gate:
+                    response = await made.post(
+                        "/v1/completions", content=content, headers={"content-type": "application/json"}
+                    )
+                answers[kind, response.status_code] += 1
+                if response.status_code == 200:
+                    print(content[:300])
+
+            await asyncio.gather(*(one(kind) for kind in kinds[:1_000]))
+            nonlocal_before.append(steering_server.resident())
+            await asyncio.gather(*(one(kind) for kind in kinds[1_000:]))
+
+    nonlocal_before: list[int] = []
+    asyncio.run(send())
+    grown = steering_server.resident() - nonlocal_before[0]
+    print(f"by class: {dict(sorted(answers.items()))}; memory grew by {grown / 2**20:.1f} MiB")
+    assert sum(answers.values()) == 5_000
+    assert all(400 <= status < 500 for _, status in answers)
+    assert grown < 64 << 20
+    prompt = tokens(4, 33)
+    with httpx.Client(base_url=steering_server.url, timeout=60) as made:
+        choice = made.post("/v1/completions", json=body("vec1@0.5", prompt)).json()["choices"][0]
+    assert error(choice, prompt, "vec1@0.5", reference) < TOLERANCE

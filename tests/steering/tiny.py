@@ -1,0 +1,127 @@
+"""Tiny models with random weights, large enough that logits differ by units, and their reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from harness.reference.hooks import HookedTerm, steering
+from harness.spec import SteeringSpec
+from harness.vectors import SteeringVector, VectorConfig
+
+VOCAB = 320
+BOS, EOS = 1, 2
+HIDDEN = 64
+ENV = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_AOT_COMPILE": "0",
+    "HF_HUB_OFFLINE": "1",
+}
+"""What an engine in this process needs."""
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+
+
+def config(family: str) -> Any:
+    """Return a small config: ``llama``, ``qwen2``, ``qwen3`` or ``gemma3`` (two sliding layers, one global)."""
+    if family == "llama":
+        return transformers.LlamaConfig(num_hidden_layers=4, **_COMMON)
+    if family == "qwen2":
+        return transformers.Qwen2Config(num_hidden_layers=3, **{**_COMMON, "num_attention_heads": 2})
+    if family == "qwen3":
+        return transformers.Qwen3Config(num_hidden_layers=3, **_COMMON)
+    if family == "gemma3":
+        kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+        return transformers.Gemma3TextConfig(
+            num_hidden_layers=4, layer_types=kinds, sliding_window=48, query_pre_attn_scalar=32, **_COMMON
+        )
+    raise ValueError(family)
+
+
+def make(family: str, folder: Path, seed: int = 0) -> Path:
+    """Save a random model of a family, float32, with weights large enough to matter."""
+    torch.manual_seed(seed)
+    model: Any = transformers.AutoModelForCausalLM.from_config(config(family), dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1.0 if "embed" in name else 1.6 / parameter.shape[1] ** 0.5)
+    model.generation_config = transformers.GenerationConfig(bos_token_id=BOS, eos_token_id=EOS)
+    model.save_pretrained(folder)
+    return folder
+
+
+def vector(
+    name: str, seed: int, layer: int = 1, hidden: int = HIDDEN, norm: float = 6.0, **config_: Any
+) -> Any:
+    """Return a random steering vector."""
+    values = np.random.default_rng(seed).standard_normal(hidden).astype(np.float32)
+    values *= np.float32(norm / np.linalg.norm(values))
+    given = {"base_model": "tiny", "layer": layer, "hook_point": "mlp_out", **config_}
+    return SteeringVector(name, VectorConfig(**given), values)
+
+
+class Reference:
+    """A float32 transformers model with hooks: the truth."""
+
+    def __init__(
+        self, folder: Path, vectors: Sequence[SteeringVector] = (), bos_id: int | None = BOS
+    ) -> None:
+        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
+        self.vectors = {v.name: v for v in vectors}
+        self.bos_id = bos_id
+
+    def logits(
+        self, tokens: Sequence[int], prompt_len: int, spec: str | SteeringSpec = "base"
+    ) -> torch.Tensor:
+        """Return the logits at every position, ``[tokens, vocabulary]``."""
+        parsed = SteeringSpec.from_name(spec) if isinstance(spec, str) else spec
+        terms = [
+            HookedTerm(
+                self.vectors[t.vector].resolve(t), torch.from_numpy(np.array(self.vectors[t.vector].values))
+            )
+            for t in parsed.terms
+        ]
+        bos = self.bos_id is not None and tokens[0] == self.bos_id
+        with torch.no_grad(), steering(self.model, terms, len(tokens), prompt_len, bos):
+            out = self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+        return torch.as_tensor(out)
+
+    def logprobs(
+        self, tokens: Sequence[int], prompt_len: int, spec: str | SteeringSpec = "base"
+    ) -> torch.Tensor:
+        """Return log-probabilities at every position."""
+        return self.logits(tokens, prompt_len, spec).log_softmax(-1)
+
+
+def prompt(seed: int, length: int, bos: bool = True) -> list[int]:
+    """Return random tokens, a BOS first unless told otherwise."""
+    tokens = [int(t) for t in np.random.default_rng(seed).integers(3, VOCAB, length)]
+    return [BOS, *tokens[1:]] if bos else tokens
+
+
+def set_environment() -> None:
+    """Set what an engine in this process needs, unless it is set."""
+    for key, value in ENV.items():
+        os.environ.setdefault(key, value)
