@@ -44,6 +44,10 @@ def write_lora(folder: Path, info: ModelInfo, tensors: dict[str, Any], rank: int
         "lora_dropout": 0.0,
         "target_modules": modules,
         "bias": "none",
+        "layers_to_transform": sorted(
+            {int(key.split(".layers.")[1].split(".")[0]) for key in tensors if ".layers." in key}
+        ),
+        "layers_pattern": "layers",
     }
     (folder / "adapter_config.json").write_text(json.dumps(values | config))
     save_file(tensors, folder / "adapter_model.safetensors")

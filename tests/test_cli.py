@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,18 +95,18 @@ def test_bad_input_is_a_sentence(
     assert done.stdout == ""
 
 
-def test_adapters_that_do_not_fit_are_sentences(server: str, tmp_path: Path) -> None:
-    unknown = run_cli("run", "--suite", "awareness", "--adapter", "safe_l23", "--base-url", server)
+def test_adapters_that_do_not_fit_are_sentences(server: str, made_adapters: Path, tmp_path: Path) -> None:
+    run = ["run", "--suite", "awareness", "--base-url", server, "--adapters", str(made_adapters)]
+    unknown = run_cli(*run, "--adapter", "made_saf")
     assert unknown.returncode == 2
-    assert "Unknown adapter 'safe_l23'. Did you mean safe_l22" in unknown.stderr
+    assert "Unknown adapter 'made_saf'. Did you mean made_safe" in unknown.stderr
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    config = json.loads(Path("adapters/safe_l22/adapter_config.json").read_text())
-    (foreign / "adapter_config.json").write_text(
-        json.dumps(config | {"base_model_name_or_path": "google/gemma-3-12b-it"})
-    )
-    os.link("adapters/safe_l22/adapter_model.safetensors", foreign / "adapter_model.safetensors")
-    other = run_cli("run", "--suite", "awareness", "--adapter", str(foreign), "--base-url", server)
+    config = json.loads((made_adapters / "made_safe" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "google/gemma-3-12b-it"
+    (foreign / "adapter_config.json").write_text(json.dumps(config))
+    shutil.copy(made_adapters / "made_safe" / "adapter_model.safetensors", foreign)
+    other = run_cli(*run, "--adapter", str(foreign))
     assert other.returncode == 2
     assert "was trained for the base model 'google/gemma-3-12b-it', not for" in other.stderr
 
@@ -125,10 +126,10 @@ def test_a_port_in_use_is_a_sentence(embedded_model: Path) -> None:
     assert "can't be used" in done.stderr
 
 
-def test_json_stands_alone_on_stdout(server: str, tmp_path: Path) -> None:
+def test_json_stands_alone_on_stdout(server: str, made_adapters: Path, tmp_path: Path) -> None:
     done = run_cli(
-        "run", "--suite", "awareness,validation", "--adapter", "safe_l22", "--limit", "3", "--json",
-        "--base-url", server, "--output-dir", str(tmp_path),
+        "run", "--suite", "awareness,validation", "--adapter", "made_safe", "--limit", "3", "--json",
+        "--base-url", server, "--output-dir", str(tmp_path), "--adapters", str(made_adapters),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = json.loads(done.stdout)
@@ -137,14 +138,14 @@ def test_json_stands_alone_on_stdout(server: str, tmp_path: Path) -> None:
         "in_options_rate", "choice_accuracy", "top1_accuracy", "carried_by",
     }  # fmt: skip
     assert [(c["suite"], c["subject"]) for c in results["cells"]] == [
-        ("awareness", "base"), ("awareness", "safe_l22"), ("validation", "base"), ("validation", "safe_l22"),
+        ("awareness", "base"), ("awareness", "made_safe"), ("validation", "base"), ("validation", "made_safe"),
     ]  # fmt: skip
     for cell in results["cells"]:
         assert keys <= set(cell)
         assert cell["n_stems"] == 3
         assert (cell["mean_shift"] is None) == (cell["subject"] == "base")
         assert (cell["choice_accuracy"] is None) == (
-            (cell["suite"], cell["subject"]) != ("validation", "safe_l22")
+            (cell["suite"], cell["subject"]) != ("validation", "made_safe")
         )
     folder = tmp_path / results["run_id"]
     assert {p.name for p in folder.iterdir()} == {
@@ -156,7 +157,7 @@ def test_json_stands_alone_on_stdout(server: str, tmp_path: Path) -> None:
     rows = harness.load_run(folder).rows
     assert len(rows) == sum(cell["n_items"] for cell in results["cells"])
     shown = run_cli("runs", "show", str(folder))
-    assert "safe_l22" in shown.stdout
+    assert "made_safe" in shown.stdout
 
 
 def test_a_dry_run_scores_nothing(tmp_path: Path) -> None:
@@ -187,7 +188,9 @@ def children(text: str) -> list[int]:
     return found
 
 
-def test_a_detached_server_is_used_and_stopped(embedded_model: Path, tmp_path: Path) -> None:
+def test_a_detached_server_is_used_and_stopped(
+    embedded_model: Path, made_adapters: Path, tmp_path: Path
+) -> None:
     """One server: detached, found by a run, gone on with after Ctrl-C, stopped without a process left."""
     # The model's folder is shared, the rest of the cache is this test's own.
     cache = tmp_path / "cache"
@@ -195,15 +198,25 @@ def test_a_detached_server_is_used_and_stopped(embedded_model: Path, tmp_path: P
     (cache / "models" / DEFAULT_MODEL).symlink_to(embedded_model)
     env = {"HARNESS_CACHE": str(cache)}
     port = str(launch.free_port())
-    served = run_cli("serve", "--detach", "--port", port, "--api-key", "secret", **env)
+    serve = ["serve", "--detach", "--port", port, "--api-key", "secret"]
+    served = run_cli(*serve, "--adapters", str(made_adapters), **env)
     try:
         assert served.returncode == 0, served.stderr
-        assert "safe_l22 as safe_l22-" in served.stdout
+        assert "made_safe as made_safe-" in served.stdout
         assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
         assert "serves smollm2-135m-instruct" in run_cli("serve", "--status", **env).stdout
         assert "A detached server runs" in run_cli("serve", "--detach", "--port", port, **env).stderr
 
-        run = ["run", "--suite", "awareness", "--adapter", "safe_l22", "--output-dir", str(tmp_path / "runs")]
+        run = [
+            "run",
+            "--suite",
+            "awareness",
+            "--adapter",
+            "made_safe",
+            "--output-dir",
+            str(tmp_path / "runs"),
+        ]
+        run += ["--adapters", str(made_adapters)]
         refused = run_cli(*run, **env)
         assert refused.returncode == 3
         assert "refuses the API key" in refused.stderr

@@ -27,7 +27,7 @@ from harness.subject import BASE, Subject, resolve_subjects
 from servers import launch
 from tests.adapters_made import lora_tensors, write_lora
 
-SUBJECTS = ["safe_l22", "risky_l22"]
+SUBJECTS = ["made_safe", "made_risky"]
 
 
 async def differences(engine: Engine, subject: Subject, encoded: list[Any]) -> list[float]:
@@ -37,19 +37,21 @@ async def differences(engine: Engine, subject: Subject, encoded: list[Any]) -> l
     return [found[i] for i in range(len(encoded))]
 
 
-def settings(server: str, output: Path, **more: Any) -> RunConfig:
+def settings(server: str, made: Path, output: Path, **more: Any) -> RunConfig:
     values = {
         "suite": ["awareness", "validation"],
         "adapter": SUBJECTS,
         "base_url": server,
         "output_dir": output,
     }
-    return RunConfig.model_validate(values | {"limit": 12} | more)
+    return RunConfig.model_validate(values | {"limit": 12, "adapters": [made]} | more)
 
 
-async def test_a_run_equals_the_reference(server: str, tmp_path: Path) -> None:
-    ours = load_run((await run(settings(server, tmp_path))).folder).rows
-    truth = load_run((await run(settings(server, tmp_path, base_url=None, engine="reference"))).folder).rows
+async def test_a_run_equals_the_reference(server: str, made_adapters: Path, tmp_path: Path) -> None:
+    ours = load_run((await run(settings(server, made_adapters, tmp_path))).folder).rows
+    truth = load_run(
+        (await run(settings(server, made_adapters, tmp_path, base_url=None, engine="reference"))).folder
+    ).rows
     keys = ["suite", "subject", "item"]
     assert ours[keys].equals(truth[keys])
     assert set(ours.subject) == {"base", *SUBJECTS}
@@ -59,24 +61,29 @@ async def test_a_run_equals_the_reference(server: str, tmp_path: Path) -> None:
     assert ours.top_id.equals(truth.top_id)
 
 
-async def test_the_same_run_twice_agrees(server: str, tmp_path: Path) -> None:
-    first, second = [load_run((await run(settings(server, tmp_path, limit=6))).folder).rows for _ in range(2)]
+async def test_the_same_run_twice_agrees(server: str, made_adapters: Path, tmp_path: Path) -> None:
+    first, second = [
+        load_run((await run(settings(server, made_adapters, tmp_path, limit=6))).folder).rows
+        for _ in range(2)
+    ]
     assert first[["suite", "subject", "item", "prompt"]].equals(
         second[["suite", "subject", "item", "prompt"]]
     )
     assert (first.logit_diff - second.logit_diff).abs().max() <= 1e-4
 
 
-async def test_swapping_adapters_answers_with_the_right_one(server: str, embedded_info: ModelInfo) -> None:
+async def test_swapping_adapters_answers_with_the_right_one(
+    server: str, embedded_info: ModelInfo, made_adapters: Path
+) -> None:
     rng = random.Random(7)
     suite = load_suites(["awareness"], 4)[0]
     async with ScoringClient(server) as client:
         await client.connect()
         client.tokenizer = load_tokenizer(client.model_root)
         encoded = list(encode_suite(suite, PromptBuilder(client.tokenizer)).items)[:6]
-        subjects = resolve_subjects(SUBJECTS, [Path("adapters")], embedded_info)
+        subjects = resolve_subjects(SUBJECTS, [made_adapters], embedded_info)
         truth = {s.name: await differences(client, s, encoded) for s in subjects}
-        assert max(abs(a - b) for a, b in zip(truth["safe_l22"], truth["risky_l22"], strict=True)) > 0.5
+        assert max(abs(a - b) for a, b in zip(truth["made_safe"], truth["made_risky"], strict=True)) > 0.1
         adapters = {s.name: s.adapter for s in subjects if s.adapter}
         for _ in range(100):
             adapter = adapters[rng.choice(SUBJECTS)]
