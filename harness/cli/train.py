@@ -27,7 +27,7 @@ def lora_command(
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
     dropout: Annotated[float | None, typer.Option(help="LoRA dropout.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Default: 1e-2 up to 3 layers, else 1e-3.")
+        float | None, typer.Option(help="Default: 3e-3 up to 3 layers, else 2e-3.")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")] = None,

@@ -31,9 +31,9 @@ class LoraSettings(BaseModel):
     rank: Annotated[int, Field(ge=1, le=512)] = 4
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-2
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    epochs: Annotated[int, Field(ge=1)] = 5
+    epochs: Annotated[int, Field(ge=1)] = 3
     batch_size: Annotated[int, Field(ge=1)] = 8
 
     @property
@@ -43,8 +43,8 @@ class LoraSettings(BaseModel):
 
 
 def default_learning_rate(layers: int) -> float:
-    """Return the learning rate chosen on development questions: one layer or a few, or all of them."""
-    return 1e-2 if layers <= 3 else 1e-3
+    """Return the learning rate chosen on development questions (adapters/candidates.jsonl)."""
+    return 3e-3 if layers <= 3 else 2e-3
 
 
 def parse_layers(text: str, available: int) -> tuple[int, ...]:
