@@ -64,11 +64,11 @@ ANY = ["--output-dir", "unused"]
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["run", "--suite", "awarenes"], 2, "Unknown suite 'awarenes'. Did you mean awareness?"),
+        (["run", "--suite", "awarenes"], 2, "Unknown suite 'awarenes'. Did you mean awareness"),
         (["run", "--suite", "awareness,awareness", "--dry-run"], 2, "given twice"),
         (["run", "--suite", "awareness", "--engine", "magic"], 2, "field 'engine' is 'magic'"),
         (["run"], 2, "field 'suite' is missing"),
-        (["run", "--suite", "awareness", "--limit", "0"], 2, "0 is not in the range"),
+        (["run", "--suite", "awareness", "--limit", "0"], 2, "greater than or equal to 1"),
         (["run", "--resume", "20200101-000000-0000"], 2, "Unknown run"),
         (["run", "--resume", "x", "--suite", "awareness"], 2, "takes its settings from the run itself"),
         (["runs", "show", "no/such/folder"], 2, "is not a run folder"),
