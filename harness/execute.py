@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.journal import Journal
 from harness.plan import Plan, PlannedSuite
 from harness.prompts import Encoded, PromptBuilder
-from harness.results import SCHEMA_VERSION, Cell, Journal, Row, make_cell, write_json, write_parquet
+from harness.results import SCHEMA_VERSION, Cell, Row, make_cell, write_json, write_parquet
 from harness.scoring import Engine, Score, request_for, score_item
 from harness.subject import BASE, Subject
 
@@ -106,7 +107,7 @@ def _row(
     item = encoded.item
     score = scores[suite.name, subject.name, item.id]
     base = scores[suite.name, BASE.name, item.id]
-    shift = None if subject.adapter is None else score.logit_diff - base.logit_diff
+    shift = None if subject.is_base else score.logit_diff - base.logit_diff
     assert math.isfinite(score.logit_diff)
     return Row(
         suite=suite.name,

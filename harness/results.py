@@ -7,14 +7,11 @@ and ``results.json`` (the cells).
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from harness import stats
 from harness.errors import InputError, RunError
@@ -128,82 +125,6 @@ def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Ce
             float(row.top_id in (row.positive_ids if sign > 0 else row.negative_ids)) for row in rows
         )
     return Cell(**cell)
-
-
-class Journal:
-    """An append-only file of JSON lines, each with its checksum, on disk before it counts.
-
-    Raises:
-        InputError: the file is damaged before its last line.
-        RunError: the disk is full or not writable.
-
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.cut_off = 0
-        """Bytes of a torn last line that were cut off when the journal was opened."""
-        self.entries: list[dict[str, Any]] = list(self._read())
-        self.count = len(self.entries)
-        """Entries on disk."""
-        try:
-            self._file: IO[bytes] = path.open("ab")
-        except OSError as e:
-            raise RunError(f"{path}: can't be written ({e.strerror}).") from e
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise InputError(f"{path.parent}: another process is running in this folder.") from e
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
-            return
-        raw = self.path.read_bytes()
-        whole = raw.rfind(b"\n") + 1
-        lines = raw[:whole].split(b"\n")[:-1]
-        for number, line in enumerate(lines, 1):
-            entry = decode_line(line)
-            if entry is None:
-                if number == len(lines) and whole == len(raw):
-                    whole -= len(line) + 1
-                    break
-                raise InputError(f"{self.path}:{number}: the checksum doesn't fit; the journal is damaged.")
-            yield entry
-        self.cut_off = len(raw) - whole
-        if self.cut_off:
-            os.truncate(self.path, whole)
-
-    def append(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Write entries and wait until they are on disk."""
-        block = b"".join(encode_line(entry) for entry in entries)
-        try:
-            self._file.write(block)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as e:
-            raise RunError(f"{self.path}: can't be written ({e.strerror}). What was scored is kept.") from e
-        self.count += len(entries)
-
-
-def encode_line(entry: dict[str, Any]) -> bytes:
-    """Return a journal line: the checksum, the JSON, a newline."""
-    body = json.dumps(entry, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-    return f"{zlib.crc32(body):08x} ".encode() + body + b"\n"
-
-
-def decode_line(line: bytes) -> dict[str, Any] | None:
-    """Return a line's entry, None where the checksum doesn't fit."""
-    crc, _, body = line.partition(b" ")
-    if len(crc) != 8 or crc != f"{zlib.crc32(body):08x}".encode():
-        return None
-    entry: dict[str, Any] = json.loads(body)
-    return entry
 
 
 def write_json(path: Path, value: Any) -> None:

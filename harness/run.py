@@ -16,11 +16,12 @@ from harness.config import RunConfig
 from harness.engines import Report, open_engine
 from harness.errors import IncompleteError, InputError, RunError, ServerError, unknown
 from harness.execute import Finished, Progress, finish, noise_floor, score_plan
+from harness.journal import Journal
 from harness.manifest import make_manifest
 from harness.paths import runs_dir
 from harness.plan import Plan, encode_suite, load_suites
 from harness.prompts import PromptBuilder
-from harness.results import SCHEMA_VERSION, Journal, write_json
+from harness.results import SCHEMA_VERSION, write_json
 
 
 async def run(
