@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from harness.errors import InputError, unknown
+from harness.errors import InputError
 from harness.modelinfo import ModelInfo
 from harness.paths import cache_dir, data_dir
+from harness.spec import content_name
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "training.json"
 NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")
@@ -55,7 +56,7 @@ class Adapter:
     @property
     def served_name(self) -> str:
         """The content-addressed name under which a server knows it."""
-        return f"{self.name}-{self.digest[:12]}"
+        return content_name(self.name, self.digest)
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -102,23 +103,6 @@ def adapter_folders(folders: list[Path]) -> dict[str, Path]:
 def shipped_adapters() -> Path:
     """Return the folder of shipped adapters."""
     return data_dir("adapters")
-
-
-def find_adapter(name: str, folders: list[Path]) -> Path:
-    """Find an adapter by name in folders, or take a path as it is.
-
-    Raises:
-        InputError: no such adapter; near matches are offered.
-
-    """
-    if "/" in name or name.startswith("."):
-        if not (Path(name) / CONFIG).is_file():
-            raise InputError(f"{name}: is not an adapter folder (it has no {CONFIG}).")
-        return Path(name)
-    known = adapter_folders(folders)
-    if name not in known:
-        raise unknown("adapter", name, known)
-    return known[name]
 
 
 def load_adapter(path: Path, model: ModelInfo) -> Adapter:

@@ -60,6 +60,7 @@ class ScoringClient:
         )
         self._models: list[dict[str, Any]] = []
         self._info: dict[str, Any] = {}
+        self._steering: dict[str, Any] = {}
 
     async def __aenter__(self) -> ScoringClient:
         return self
@@ -80,6 +81,7 @@ class ScoringClient:
         if not self._models:
             raise ServerError(f"{self.base_url} serves no model.")
         self._info = await self._get("/v1/harness/info", absent={}) or await self._get("/version", absent={})
+        self._steering = await self._get("/v1/steering", absent={})
 
     @property
     def base_name(self) -> str:
@@ -98,12 +100,23 @@ class ScoringClient:
 
     @property
     def loaded(self) -> set[str]:
-        """Names of the adapters that the server holds."""
-        return {str(model["id"]) for model in self._models[1:]}
+        """Names of the adapters and vectors that the server holds, content-addressed ones included."""
+        names = {str(model["id"]) for model in self._models[1:]}
+        return names | {str(model["content_name"]) for model in self._models[1:] if "content_name" in model}
+
+    @property
+    def steering(self) -> dict[str, Any]:
+        """What the server says about steering; empty on one that can't steer."""
+        return self._steering
 
     async def load_lora(self, name: str, path: str) -> None:
         """Load an adapter into the running server under a content-addressed name."""
         await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        self._models = (await self._get("/v1/models"))["data"]
+
+    async def load_vector(self, name: str, path: str) -> None:
+        """Load a steering vector into the running server under a content-addressed name."""
+        await self._post("/v1/load_steering_vector", {"vector_name": name, "vector_path": path})
         self._models = (await self._get("/v1/models"))["data"]
 
     async def unload_lora(self, name: str) -> None:
@@ -113,7 +126,7 @@ class ScoringClient:
 
     def model_name(self, subject: Subject) -> str:
         """The model name to ask for a subject."""
-        return subject.adapter.served_name if subject.adapter else self.base_name
+        return subject.served_name or self.base_name
 
     async def score(
         self, subject: Subject, requests: Sequence[ScoreRequest]

@@ -17,7 +17,9 @@ from harness.models import MODELS, prepare, resolve_model
 from harness.probe import prove
 from harness.prompts import load_tokenizer
 from harness.scoring import Engine
+from harness.spec import PROTOCOL
 from harness.subject import Subject, resolve_subjects
+from harness.vectors import SteeringVector, snapshot_vector
 
 Report = Callable[[str], None]
 
@@ -43,7 +45,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
 
         if config.model in MODELS:
             prepare(config.model, report)
-        subjects = resolve_subjects(config.adapter, folders, model_info(config.model))
+        subjects = _subjects(config, folders)
         report("Loading the model in float32")
         yield ReferenceEngine(resolve_model(config.model), config.model), subjects
         return
@@ -54,8 +56,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
         return
     if config.model in MODELS:
         prepare(config.model, report)
-    info = model_info(config.model)
-    subjects = resolve_subjects(config.adapter, folders, info)
+    info, subjects = model_info(config.model), _subjects(config, folders)
     running = _fitting_detached(info)
     if running:
         async with _client(config, running) as client:
@@ -76,6 +77,8 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
         api_key=config.api_key,
         adapters=adapters,
         wrap=tuple(modules),
+        vectors=tuple({s.vector.name: s.vector for subject in subjects for s in subject.steering}.values()),
+        steering=launch.can_steer(info),
     )
     server = launch.Server(server_config, launch.log_path(port))
     try:
@@ -84,6 +87,10 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
             yield client, await _attach(client, config, folders, report)
     finally:
         server.stop()
+
+
+def _subjects(config: RunConfig, folders: list[Path]) -> list[Subject]:
+    return resolve_subjects(config.adapter, folders, model_info(config.model), _digest(config.model))
 
 
 def _digest(model: str) -> str | None:
@@ -131,15 +138,42 @@ async def _attach(
     """Load the tokenizer and the missing adapters, and prove each adapter."""
     place, info = served_model_info(client, config.model)
     client.tokenizer = load_tokenizer(config.tokenizer or place)
-    subjects = resolve_subjects(config.adapter, folders, info)
-    adapted = [subject for subject in subjects if subject.adapter]
-    for subject in adapted:
-        assert subject.adapter is not None
-        await ensure_loaded(client, subject.adapter, info, report)
-    if adapted:
+    subjects = resolve_subjects(config.adapter, folders, info, client.info.get("model_digest"))
+    changed = [subject for subject in subjects if not subject.is_base]
+    for subject in changed:
+        if subject.adapter:
+            await ensure_loaded(client, subject.adapter, info, report)
+        for steered in subject.steering:
+            await ensure_vector_loaded(client, steered.vector, report)
+    if changed:
         report("Proving the adapters on a probe prompt")
-        await prove(client, adapted)
+        await prove(client, changed)
     return subjects
+
+
+async def ensure_vector_loaded(client: ScoringClient, vector: SteeringVector, report: Report) -> None:
+    """Load a steering vector into a running server unless it is there.
+
+    Raises:
+        InputError: the server can't steer; a plain vLLM would answer for the base model, silently.
+        ServerError: the server refuses it.
+
+    """
+    protocol = client.steering.get("protocol")
+    if protocol != PROTOCOL:
+        why = "has no steering plugin" if protocol is None else f"steers by protocol {protocol}"
+        raise InputError(
+            f"The server at {client.base_url} {why}, so the steering vector '{vector.name}' can't be used. "
+            "Start one that does: harness serve"
+        )
+    if vector.served_name in client.loaded:
+        return
+    report(f"Loading {vector.name}")
+    try:
+        await client.load_vector(vector.served_name, str(snapshot_vector(vector)))
+    except ServerError as e:
+        if "already been loaded" not in str(e):
+            raise
 
 
 async def ensure_loaded(client: ScoringClient, adapter: Adapter, info: ModelInfo, report: Report) -> None:

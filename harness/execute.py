@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.cache import AnswerCache
+from harness.errors import CanaryError, ServerError
+from harness.guard import Canary
 from harness.journal import Journal
 from harness.plan import Plan, PlannedSuite
 from harness.prompts import Encoded, PromptBuilder
 from harness.results import SCHEMA_VERSION, Cell, Row, make_cell, write_json, write_parquet
-from harness.scoring import Engine, Score, request_for, score_item
+from harness.scoring import Engine, Key, NextToken, Score, ScoreRequest, request_for, score_item
 from harness.subject import BASE, Subject
 
-NOISE_ITEMS = 16
-Key = tuple[str, str, str]
-"""Suite, subject's name, item."""
+HELD = 256
+"""Answers asked for between two canaries where the engine can't vouch for itself."""
 Progress = Callable[[int, int, str], None]
 """Called with passes done, passes in all, and what is being scored."""
+Answers = list[tuple[int, NextToken]]
 
 
 @dataclass(frozen=True)
@@ -32,23 +36,147 @@ class Finished:
     results: dict[str, Any]
 
 
-async def score_plan(engine: Engine, plan: Plan, journal: Journal, progress: Progress) -> dict[Key, Score]:
-    """Score what the journal doesn't hold yet, subject by subject; each answer counts once it is on disk."""
-    scores = {_key(entry): _score(entry) for entry in journal.entries}
-    for subject in plan.subjects:
-        for suite in plan.suites:
-            missing = [e for e in suite.items if (suite.name, subject.name, e.item.id) not in scores]
-            label = f"{subject.name} · {suite.name}"
-            progress(len(scores), plan.passes, label)
-            async with aclosing(engine.score(subject, [request_for(e) for e in missing])) as answers:  # type: ignore[type-var]
-                async for index, answer in answers:
-                    encoded = missing[index]
-                    score = score_item(encoded, answer)
-                    key = (suite.name, subject.name, encoded.item.id)
-                    journal.append([_entry(key, score)])
-                    scores[key] = score
-                    progress(len(scores), plan.passes, label)
-    return scores
+class Scorer:
+    """Scores what a journal doesn't hold yet; a score counts once it is on disk.
+
+    No answer is journalled before it is known whose it is: the engine vouches for it, or a canary that was
+    scored after it does.
+    """
+
+    def __init__(
+        self, engine: Engine, plan: Plan, journal: Journal, cache: AnswerCache | None, progress: Progress
+    ) -> None:
+        self._engine, self._plan, self._journal, self._cache = engine, plan, journal, cache
+        self._progress = progress
+        self._canary = Canary(engine, plan)
+        self._trusted = journal.mark()
+        self._fresh: list[tuple[Subject, list[tuple[ScoreRequest, NextToken]]]] = []
+        self.scores: dict[Key, Score] = {_key(entry): _score(entry) for entry in journal.entries}
+        self.from_cache = 0
+        """Passes that came from the cache."""
+
+    @property
+    def noise(self) -> float:
+        """What the engine itself doesn't repeat, in nats."""
+        return self._canary.noise
+
+    async def run(self) -> None:
+        """Score everything; an engine that dies is brought back where that can be done.
+
+        Raises:
+            ServerError: the engine failed, or isn't the one that it was.
+            RunError: the journal can't be written.
+
+        """
+        while True:
+            try:
+                await self._start()
+                for subject, suite in self._blocks():
+                    await self._block(subject, suite)
+                if self._fresh:
+                    await self._check()
+                return
+            except ServerError:
+                if not await self._engine.revive():
+                    raise
+
+    async def _start(self) -> None:
+        """Let the first canary vouch for what the journal and the cache know, then take the cache's part."""
+        cached = dict(self._cached())
+        await self._canary.start(self.scores | cached)
+        self._keep(list(cached.items()))
+        self.from_cache += len(cached)
+        self._trusted = self._journal.mark()
+
+    def _cached(self) -> Iterator[tuple[Key, Score]]:
+        if self._cache is None:
+            return
+        for subject, suite in self._blocks():
+            for encoded in self._missing(subject, suite):
+                answer = self._cache.get(subject, request_for(encoded))
+                if answer is not None:
+                    yield (suite.name, subject.name, encoded.item.id), score_item(encoded, answer)
+
+    async def _check(self) -> None:
+        """Score the canaries again; what was journalled since they last held goes, or may be kept for good."""
+        try:
+            await self._canary.check()
+        except CanaryError:
+            self._journal.cut(self._trusted)
+            raise
+        self._trusted = self._journal.mark()
+        for subject, answers in self._fresh:
+            if self._cache:
+                self._cache.put(subject, answers)
+        self._fresh.clear()
+
+    def _blocks(self) -> Iterator[tuple[Subject, PlannedSuite]]:
+        return ((subject, suite) for subject in self._plan.subjects for suite in self._plan.suites)
+
+    def _missing(self, subject: Subject, suite: PlannedSuite) -> list[Encoded]:
+        return [e for e in suite.items if (suite.name, subject.name, e.item.id) not in self.scores]
+
+    async def _block(self, subject: Subject, suite: PlannedSuite) -> None:
+        """Score a suite for a subject, in as few pieces as may be."""
+        label = f"{subject.name} · {suite.name}"
+        self._progress(len(self.scores), self._plan.passes, label)
+        while missing := self._missing(subject, suite):
+            piece = missing if await self._engine.vouch() else missing[:HELD]
+            held: Answers = []
+            answers = self._engine.score(subject, [request_for(e) for e in piece])
+            async with aclosing(grouped(answers)) as groups:
+                async for group in groups:
+                    held += group
+                    if await self._engine.vouch():
+                        self._take(subject, suite, piece, held)
+                        held = []
+                        self._progress(len(self.scores), self._plan.passes, label)
+            if held or self._canary.due:
+                await self._check()
+                self._take(subject, suite, piece, held)
+                self._progress(len(self.scores), self._plan.passes, label)
+
+    def _take(self, subject: Subject, suite: PlannedSuite, piece: list[Encoded], answers: Answers) -> None:
+        """Journal answers; the cache has them from the next check on."""
+        if not answers:
+            return
+        scored = [(piece[index], answer) for index, answer in answers]
+        self._keep([((suite.name, subject.name, e.item.id), score_item(e, answer)) for e, answer in scored])
+        self._fresh.append((subject, [(request_for(e), answer) for e, answer in scored]))
+
+    def _keep(self, scores: list[tuple[Key, Score]]) -> None:
+        if not scores:
+            return
+        self._journal.append([_entry(key, score) for key, score in scores])
+        self.scores |= dict(scores)
+
+
+async def grouped(answers: AsyncIterator[tuple[int, NextToken]]) -> AsyncIterator[Answers]:
+    """Yield answers in lists of those that are there at once: a batch's come together."""
+    queue: asyncio.Queue[tuple[int, NextToken] | None] = asyncio.Queue()
+
+    async def pump() -> None:
+        try:
+            async with aclosing(answers):  # type: ignore[type-var]
+                async for answer in answers:
+                    queue.put_nowait(answer)
+        finally:
+            queue.put_nowait(None)
+
+    task = asyncio.create_task(pump())
+    try:
+        ended = False
+        while not ended:
+            arrived = [await queue.get()]
+            while not queue.empty():
+                arrived.append(queue.get_nowait())
+            ended = arrived[-1] is None
+            if group := [answer for answer in arrived if answer is not None]:
+                yield group
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _entry(key: Key, score: Score) -> dict[str, Any]:
@@ -61,21 +189,6 @@ def _key(entry: dict[str, Any]) -> Key:
 
 def _score(entry: dict[str, Any]) -> Score:
     return Score(**{k: v for k, v in entry.items() if k not in ("suite", "subject", "item")})
-
-
-async def noise_floor(engine: Engine, plan: Plan, scores: dict[Key, Score]) -> float:
-    """Score some base items again, in another order and other batches; return the largest change in nats.
-
-    What the engine itself doesn't repeat: below it, no difference means anything.
-    """
-    picked = [(suite.name, e) for suite in plan.suites for e in suite.items]
-    picked = picked[:: max(1, len(picked) // NOISE_ITEMS)][:NOISE_ITEMS][::-1]
-    largest = 0.0
-    async for index, answer in engine.score(BASE, [request_for(e) for _, e in picked]):
-        suite, encoded = picked[index]
-        again = score_item(encoded, answer).logit_diff
-        largest = max(largest, abs(again - scores[suite, BASE.name, encoded.item.id].logit_diff))
-    return largest
 
 
 def finish(folder: Path, plan: Plan, scores: dict[Key, Score], noise: float, engine: Engine) -> Finished:

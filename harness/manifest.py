@@ -87,8 +87,8 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
         "subjects": {
             subject.name: {
                 "content": subject.content,
-                "served_name": subject.adapter.served_name if subject.adapter else None,
-                "behavior": subject.adapter.behavior if subject.adapter else None,
+                "served_name": subject.served_name,
+                "trained_sign": subject.trained_sign,
             }
             for subject in plan.subjects
         },

@@ -1,4 +1,4 @@
-"""Prove on a probe prompt that an adapter changes what a server says."""
+"""Prove on a probe prompt that an adapter or a vector changes what a server says."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def distance(a: list[NextToken], b: list[NextToken]) -> float:
 
 
 async def prove(client: ScoringClient, subjects: list[Subject]) -> dict[str, float]:
-    """Check that each subject's adapter changes the logits by more than the server repeats itself.
+    """Check that each subject changes the logits by more than the server repeats itself.
 
     Returns:
         The largest change of a log-probability by subject, in nats.
 
     Raises:
-        InputError: an adapter that changes nothing.
+        InputError: one that changes nothing.
 
     """
     base = await answers(client, BASE)
@@ -51,7 +51,7 @@ async def prove(client: ScoringClient, subjects: list[Subject]) -> dict[str, flo
         change = distance(base, await answers(client, subject))
         if change <= 4 * noise + 1e-6:
             raise InputError(
-                f"The adapter '{subject.name}' changes nothing: its log-probabilities differ from the base "
+                f"'{subject.name}' changes nothing: its log-probabilities differ from the base "
                 f"model's by {change:.1e} nats (the server's own noise is {noise:.1e})."
             )
         changes[subject.name] = change

@@ -3,49 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.adapters import CONFIG, Adapter, adapter_folders, load_adapter, shipped_adapters
+from harness.adapters import CONFIG as LORA_CONFIG
+from harness.adapters import Adapter, load_adapter, shipped_adapters
 from harness.client import ScoringClient
 from harness.engines import Report
 from harness.errors import InputError, ServerError, unknown
-from harness.modelinfo import ModelInfo, model_info
+from harness.modelinfo import ModelInfo, model_info, weights_digest
 from harness.models import DEFAULT_MODEL, MODELS, prepare, resolve_model
 from harness.probe import prove
 from harness.prompts import load_tokenizer
-from harness.subject import Subject
+from harness.spec import Term
+from harness.subject import Steered, Subject, artifact_folders
+from harness.vectors import CONFIG as VECTOR_CONFIG
+from harness.vectors import SteeringVector, check_base, read_vector
 from servers import launch
 
 
-def served_adapters(
-    folders: list[Path] | None, only: list[str] | None, info: ModelInfo
-) -> tuple[Adapter, ...]:
-    """Return the checked adapters to serve; without folders, those shipped for this model.
+def served_artifacts(
+    folders: list[Path] | None, only: list[str] | None, info: ModelInfo, digest: str | None
+) -> tuple[tuple[Adapter, ...], tuple[SteeringVector, ...]]:
+    """Return the checked adapters and vectors to serve; without folders, those shipped for this model.
 
     Raises:
-        InputError: an unfit adapter in a given folder, or an unknown name in ``only``.
+        InputError: an unfit one in a given folder, or an unknown name in ``only``.
 
     """
     if folders is None:
         shipped = shipped_adapters()
-        found = adapter_folders([shipped]) if shipped.is_dir() else {}
-        found = {name: path for name, path in found.items() if _made_for(path, info)}
+        adapters, vectors = artifact_folders([shipped] if shipped.is_dir() else [])
+        adapters = {name: path for name, path in adapters.items() if _made_for(path, info)}
+        vectors = {name: path for name, path in vectors.items() if _made_for(path, info)}
     else:
-        found = adapter_folders(folders)
+        adapters, vectors = artifact_folders(folders)
     for name in only or ():
-        if name not in found:
-            raise unknown("adapter", name, found)
-    names = list(dict.fromkeys(only)) if only else list(found)
-    return tuple(load_adapter(found[name], info) for name in names)
+        if name not in adapters | vectors:
+            raise unknown("adapter", name, adapters | vectors)
+    names = list(dict.fromkeys(only or adapters | vectors))
+    read = [read_vector(vectors[name]) for name in names if name in vectors]
+    for vector in read:
+        check_base(vector, info, digest)
+    return tuple(load_adapter(adapters[name], info) for name in names if name in adapters), tuple(read)
 
 
 def _made_for(path: Path, info: ModelInfo) -> bool:
-    """Whether a shipped adapter names this base model; a damaged one is kept, to be refused loudly."""
-    import json
-
+    """Whether a shipped artifact names this base model; a damaged one is kept, to be refused loudly."""
+    file, key = (LORA_CONFIG, "base_model_name_or_path")
+    if (path / VECTOR_CONFIG).is_file():
+        file, key = VECTOR_CONFIG, "base_model"
     try:
-        base = json.loads((path / CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+        base = json.loads((path / file).read_text("utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError):
         return True
     return bool(Path(str(base)).name.lower() == Path(info.name).name.lower())
@@ -60,6 +70,7 @@ def server_config(
     port: int,
     api_key: str | None,
     max_model_len: int,
+    steering: bool,
     report: Report,
 ) -> launch.ServerConfig:
     """Check everything that can be checked before vLLM starts.
@@ -72,7 +83,16 @@ def server_config(
     if name in MODELS:
         prepare(name, report)
     info = model_info(name)
-    adapters = served_adapters(folders, only, info)
+    place = Path(resolve_model(name))
+    digest = weights_digest(place) if place.is_dir() else None
+    adapters, vectors = served_artifacts(folders, only, info, digest)
+    if not steering:
+        vectors = ()
+    elif not launch.can_steer(info):
+        raise InputError(
+            f"Steering is not tested with {info.architecture}; tested: {', '.join(sorted(launch.STEERABLE))}. "
+            "Start it with --no-steering."
+        )
     modules = dict.fromkeys(m for adapter in adapters for m in adapter.vllm_modules(info))
     return launch.ServerConfig(
         model=resolve_model(name),
@@ -83,6 +103,9 @@ def server_config(
         api_key=api_key,
         adapters=adapters,
         wrap=tuple(modules),
+        vectors=vectors,
+        steering=steering,
+        adapter_dirs=tuple(folders or ()),
         max_model_len=max_model_len,
     )
 
@@ -108,6 +131,8 @@ async def serve(
         say(f"{config.url} serves {config.info.name} ({seconds:.0f} s; log {log})")
         for adapter in config.adapters:
             say(f"  {adapter.name} as {adapter.served_name}")
+        for vector in config.vectors:
+            say(f"  {vector.name} as {vector.served_name}")
         if detach:
             launch.remember(server)
             keep = True
@@ -122,10 +147,13 @@ async def serve(
 
 
 async def _prove(config: launch.ServerConfig, report: Report) -> None:
-    if not config.adapters:
+    subjects = [Subject(adapter.name, adapter) for adapter in config.adapters]
+    for vector in config.vectors:
+        subjects.append(Subject(vector.name, None, (Steered(vector.resolve(Term(vector.name)), vector),)))
+    if not subjects:
         return
     report("Proving the adapters on a probe prompt")
     async with ScoringClient(config.url, api_key=config.api_key) as client:
         await client.connect()
         client.tokenizer = load_tokenizer(config.model)
-        await prove(client, [Subject(adapter.name, adapter) for adapter in config.adapters])
+        await prove(client, subjects)

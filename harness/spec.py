@@ -26,6 +26,8 @@ from harness.errors import InputError
 HookPoint = Literal["mlp_out", "resid_post"]
 ScaleMode = Literal["absolute", "relative"]
 
+PROTOCOL: Final = 1
+"""Of the steering server, as its capability endpoint says it."""
 HOOK_POINTS: Final[tuple[HookPoint, ...]] = get_args(HookPoint)
 SCALE_MODES: Final[tuple[ScaleMode, ...]] = get_args(ScaleMode)
 SELECTORS: Final = ("last", "pos-k", "all", "prompt", "generated")
@@ -39,6 +41,7 @@ MAX_JSON: Final = 65_536
 """Characters of a spec's JSON."""
 
 ARTIFACT_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_CONTENT_NAME = re.compile(r"-[0-9a-f]{12}$")
 _LAYER = re.compile(r"L(\d{1,4})(?:\.(.+))?")
 _SCALE = re.compile(r"(-?\d+(?:\.\d+)?)(rel)?")
 _POSITION = re.compile(r"pos-([1-9]\d{0,5})")
@@ -240,6 +243,23 @@ class SteeringSpec:
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON: equal for specs that say the same."""
         return hashlib.sha256(self.canonical().to_json().encode()).hexdigest()
+
+
+def content_name(name: str, digest: str) -> str:
+    """Return the name under which a server knows one content for good: ``safe_l22-1f3a9c0d2b4e``."""
+    mark = f"-{digest[:12]}"
+    return name if name.endswith(mark) else name + mark
+
+
+def check_content_name(name: str, digest: str) -> None:
+    """Refuse a content-addressed name for another content.
+
+    Raises:
+        SpecError: saying what the content's name would be.
+
+    """
+    if _CONTENT_NAME.search(name) and not name.endswith(f"-{digest[:12]}"):
+        raise SpecError(f"'{_cut(name)}' is the name of another content; this one's ends in -{digest[:12]}.")
 
 
 def valid_selector(text: object) -> str:

@@ -1,15 +1,29 @@
-"""Subjects: what is evaluated. The base model, or the base model with a LoRA adapter."""
+"""Subjects: what is evaluated. The base model, with a LoRA adapter, steering vectors, or both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.adapters import Adapter, find_adapter, load_adapter
-from harness.errors import InputError
+from harness.adapters import CONFIG as LORA_CONFIG
+from harness.adapters import Adapter, adapter_folders, load_adapter
+from harness.errors import InputError, unknown
 from harness.modelinfo import ModelInfo
+from harness.spec import SteeringSpec, Term
+from harness.vectors import CONFIG as VECTOR_CONFIG
+from harness.vectors import SteeringVector, check_base, read_vector, vector_folders
 
 BASE_NAME = "base"
+_SIGNS = {"risky": 1, "safe": -1}
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A complete term (nothing left out) and its vector."""
+
+    term: Term
+    vector: SteeringVector
 
 
 @dataclass(frozen=True)
@@ -18,27 +32,72 @@ class Subject:
 
     name: str
     adapter: Adapter | None = None
+    steering: tuple[Steered, ...] = ()
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is the base model itself."""
+        return self.adapter is None and not self.steering
 
     @property
     def content(self) -> str:
-        """What determines its weights, never a mere name."""
-        return self.adapter.digest if self.adapter else BASE_NAME
+        """What determines its numbers, never a mere name."""
+        parts = [self.adapter.digest] if self.adapter else []
+        parts += [f"{s.vector.digest}@{s.term.name.partition('@')[2]}" for s in self.steering]
+        return "+".join(parts) or BASE_NAME
+
+    @property
+    def served_name(self) -> str | None:
+        """The model name to ask a server for: contents for names, nothing left to defaults; None for base."""
+        parts = [self.adapter.served_name] if self.adapter else []
+        parts += [replace(s.term, vector=s.vector.served_name).name for s in self.steering]
+        return "+".join(parts) or None
 
     @property
     def trained_sign(self) -> int | None:
-        """+1 where it was trained towards the positive (risky) answer, −1 the negative, None otherwise."""
-        behavior = self.adapter.behavior if self.adapter else None
-        return {"risky": 1, "safe": -1}.get(behavior or "")
+        """+1 where all that acts pushes towards the positive (risky) answer, −1 the negative, else None."""
+        return next(iter(signs)) if len(signs := set(self._signs())) == 1 else None
+
+    def _signs(self) -> Iterator[int | None]:
+        if self.adapter:
+            yield _SIGNS.get(self.adapter.behavior or "")
+        for steered in self.steering:
+            sign = _SIGNS.get(steered.vector.behavior or "")
+            yield -sign if sign and (steered.term.scale or 0) < 0 else sign
 
 
 BASE = Subject(BASE_NAME)
 
 
-def resolve_subjects(names: list[str], folders: list[Path], model: ModelInfo) -> list[Subject]:
-    """Return the base model and the named adapters, each checked against the base model.
+def artifact_folders(folders: list[Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Find LoRA adapters and steering vectors below folders, each by name.
 
     Raises:
-        InputError: an unknown or unfit adapter, or a name given twice.
+        InputError: a folder doesn't exist, or a name stands for two things.
+
+    """
+    adapters, vectors = adapter_folders(folders), vector_folders(folders)
+    for name in adapters.keys() & vectors.keys():
+        raise InputError(
+            f"The name '{name}' is given to a LoRA adapter ({adapters[name]}) and a steering vector "
+            f"({vectors[name]})."
+        )
+    return adapters, vectors
+
+
+def resolve_subjects(
+    names: list[str], folders: list[Path], model: ModelInfo, digest: str | None = None
+) -> list[Subject]:
+    """Return the base model and the named subjects, each checked against the base model.
+
+    Args:
+        names: in the grammar of :mod:`harness.spec`, or the path of one folder.
+        folders: where names are looked up.
+        model: the base model.
+        digest: of its weights, where known.
+
+    Raises:
+        InputError: an unknown or unfit adapter or vector, or a name given twice.
 
     """
     subjects = [BASE]
@@ -47,5 +106,58 @@ def resolve_subjects(names: list[str], folders: list[Path], model: ModelInfo) ->
             continue
         if any(name == known.name for known in subjects):
             raise InputError(f"The adapter '{name}' is given twice.")
-        subjects.append(Subject(name, load_adapter(find_adapter(name, folders), model)))
+        subjects.append(_subject(name, folders, model, digest))
     return subjects
+
+
+def _subject(name: str, folders: list[Path], model: ModelInfo, digest: str | None) -> Subject:
+    adapters: list[Adapter] = []
+    steering: list[Steered] = []
+    for term, place in _places(name, folders):
+        if (place / VECTOR_CONFIG).is_file():
+            vector = read_vector(place)
+            check_base(vector, model, digest)
+            steering.append(Steered(_complete(term, vector, model), vector))
+        elif not term.plain:
+            raise InputError(f"'{term.vector}' is a LoRA adapter: it takes no @ fields.")
+        else:
+            adapters.append(load_adapter(place, model))
+    if len(adapters) > 1:
+        raise InputError(
+            f"'{name}' names {len(adapters)} LoRA adapters; one goes with any number of vectors."
+        )
+    return Subject(name, adapters[0] if adapters else None, tuple(steering))
+
+
+def _places(name: str, folders: list[Path]) -> list[tuple[Term, Path]]:
+    """Return each term of a name and the folder that it stands for."""
+    if "/" in name or name.startswith("."):
+        path = Path(name)
+        if not any((path / config).is_file() for config in (LORA_CONFIG, VECTOR_CONFIG)):
+            raise InputError(
+                f"{name}: is not an adapter folder (it has no {LORA_CONFIG} or {VECTOR_CONFIG})."
+            )
+        return [(Term(path.resolve().name), path)]
+    adapters, vectors = artifact_folders(folders)
+    known = adapters | vectors
+    if not any(mark in name for mark in "@+") and name not in known:
+        raise unknown("adapter", name, known)
+    terms = SteeringSpec.from_name(name).terms
+    for term in terms:
+        if term.vector not in known:
+            raise unknown("adapter", term.vector, known)
+    return [(term, known[term.vector]) for term in terms]
+
+
+def _complete(term: Term, vector: SteeringVector, model: ModelInfo) -> Term:
+    """Fill a term from its vector's config and check that it can act where scores are read."""
+    complete = vector.resolve(term)
+    assert complete.layer is not None
+    if complete.layer >= model.layers:
+        raise InputError(f"'{term.name}': '{model.name}' has layers 0 to {model.layers - 1}.")
+    if complete.selector == "generated":
+        raise InputError(
+            f"'{term.name}' steers generated tokens; scores are read off the prompt, so it would change nothing. "
+            "Use last, pos-k, prompt or all."
+        )
+    return complete

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,17 @@ from safetensors.numpy import save_file
 
 from harness.errors import InputError, unknown
 from harness.modelinfo import ModelInfo
-from harness.spec import ARTIFACT_NAME, HOOK_POINTS, SCALE_MODES, HookPoint, ScaleMode, Term, valid_selector
+from harness.paths import cache_dir
+from harness.spec import (
+    ARTIFACT_NAME,
+    HOOK_POINTS,
+    SCALE_MODES,
+    HookPoint,
+    ScaleMode,
+    Term,
+    content_name,
+    valid_selector,
+)
 
 CONFIG: Final = "steering_config.json"
 WEIGHTS: Final = "steering_vector.safetensors"
@@ -83,6 +94,8 @@ class SteeringVector:
     name: str
     config: VectorConfig
     values: FloatVector
+    path: Path | None = None
+    """The folder that it was read from."""
 
     def __post_init__(self) -> None:
         if not ARTIFACT_NAME.fullmatch(self.name):
@@ -93,6 +106,17 @@ class SteeringVector:
     def digest(self) -> str:
         """SHA-256 of the float32 values, little-endian: the identity under which a server holds them."""
         return hashlib.sha256(self.values.astype("<f4").tobytes()).hexdigest()
+
+    @property
+    def served_name(self) -> str:
+        """The content-addressed name under which a server knows it."""
+        return content_name(self.name, self.digest)
+
+    @property
+    def behavior(self) -> str | None:
+        """What it was trained for, where its config says so: ``safe`` or ``risky``."""
+        behavior = self.config.training.get("behavior")
+        return behavior if isinstance(behavior, str) else None
 
     @property
     def norm(self) -> float:
@@ -128,14 +152,14 @@ def read_vector(folder: Path, name: str | None = None) -> SteeringVector:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"{path}: is a link out of the vector's folder.")
     config = _read_config(folder / CONFIG)
-    tensors = _read_safetensors(folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
     if set(tensors) != {"vector"}:
         raise InputError(f"{folder / WEIGHTS}: must hold one tensor 'vector', not {sorted(tensors)[:5]}.")
     values = tensors["vector"]
     if values.dtype != np.float32:
         raise InputError(f"{folder / WEIGHTS}: 'vector' has dtype {values.dtype}; float32 is needed.")
     try:
-        return SteeringVector(name or folder.resolve().name, config, values)
+        return SteeringVector(name or folder.resolve().name, config, values, folder)
     except InputError as e:
         raise InputError(f"{folder / WEIGHTS}: {e}") from e
 
@@ -148,6 +172,21 @@ def write_vector(folder: Path, vector: SteeringVector) -> Path:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     save_file({"vector": vector.values}, folder / WEIGHTS)
     return folder
+
+
+def snapshot_vector(vector: SteeringVector) -> Path:
+    """Copy a vector to a folder of the cache that is named by its content and never changes; return it."""
+    config = json.dumps(asdict(vector.config), sort_keys=True)
+    home = cache_dir() / "adapters" / "vectors" / hashlib.sha256(config.encode()).hexdigest()[:12]
+    target = home / vector.served_name
+    if (target / WEIGHTS).is_file():
+        return target
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        made = write_vector(Path(scratch) / "vector", vector)
+        if not target.exists():
+            made.rename(target)
+    return target
 
 
 def vector_folders(folders: Sequence[Path]) -> dict[str, Path]:
@@ -216,187 +255,6 @@ def check_base(vector: SteeringVector, model: ModelInfo, digest: str | None = No
         )
 
 
-# --- other formats ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What an import gave: one vector a direction, and what the reader must know about them."""
-
-    vectors: tuple[SteeringVector, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def spec_name(self) -> str:
-        """The model name under which all of them act together."""
-        return "+".join(vector.name for vector in self.vectors)
-
-
-def import_vectors(source: Path, name: str, config: VectorConfig, tensor: str | None = None) -> Imported:
-    """Read a GGUF control vector, an ``.npy`` or a bare safetensors file.
-
-    Args:
-        source: the file; its suffix decides.
-        name: of the vector; where a file holds a direction per layer, of the series (``name_l7``).
-        config: what the file doesn't say; for a GGUF its layer, hook point and selector are replaced.
-        tensor: which tensor of a safetensors file, where it holds several.
-
-    Raises:
-        InputError: what can't be read, or a shape that is no vector.
-
-    """
-    if not source.is_file():
-        raise InputError(f"{source}: is missing.")
-    match source.suffix.lower():
-        case ".gguf":
-            return _import_gguf(source, name, config)
-        case ".npy":
-            try:
-                values = np.load(source, allow_pickle=False)
-            except (ValueError, OSError, EOFError) as e:
-                raise InputError(f"{source}: is not a readable .npy file of numbers ({e}).") from e
-            return _from_array(source, np.asarray(values), name, config)
-        case ".safetensors":
-            tensors = _read_safetensors(source)
-            if tensor is None and len(tensors) != 1:
-                raise InputError(f"{source}: holds {len(tensors)} tensors, say which: {sorted(tensors)[:8]}.")
-            key = tensor or next(iter(tensors))
-            if key not in tensors:
-                raise unknown("tensor", key, tensors)
-            return _from_array(source, tensors[key], name, config)
-    raise InputError(f"{source}: unknown format '{source.suffix}'. Valid: .gguf, .npy, .safetensors.")
-
-
-def export_vectors(vectors: Sequence[SteeringVector], target: Path, model_hint: str = "") -> tuple[str, ...]:
-    """Write vectors as a GGUF control vector, ``.npy`` or bare safetensors; return what couldn't be carried over.
-
-    The config's scale is folded into a GGUF's directions (llama.cpp and repeng add them at every token of a
-    layer's output); the other formats hold the values as they are, and nothing else.
-
-    Raises:
-        InputError: a format that can't hold these vectors.
-
-    """
-    suffix = target.suffix.lower()
-    if suffix == ".gguf":
-        return _export_gguf(vectors, target, model_hint)
-    if suffix not in (".npy", ".safetensors"):
-        raise InputError(f"{target}: unknown format '{suffix}'. Valid: .gguf, .npy, .safetensors.")
-    if len(vectors) != 1:
-        raise InputError(
-            f"{target}: holds one vector, not {len(vectors)}; export them one by one, or as .gguf."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == ".npy":
-        np.save(target, vectors[0].values, allow_pickle=False)
-    else:
-        save_file({"vector": vectors[0].values}, target)
-    return ("The file holds the values only: layer, hook point, scale and selector stay behind.",)
-
-
-def _from_array(source: Path, values: NDArray[Any], name: str, config: VectorConfig) -> Imported:
-    if not np.issubdtype(values.dtype, np.floating):
-        raise InputError(f"{source}: has dtype {values.dtype}; floating point is needed.")
-    notes = [
-        f"Layer {config.layer}, hook point {config.hook_point} and the rest of the config are as you gave them."
-    ]
-    if values.dtype != np.float32:
-        notes.append(f"Converted from {values.dtype} to float32.")
-    values = np.squeeze(values)
-    if values.ndim == 1:
-        return Imported((SteeringVector(name, config, values.astype(np.float32)),), tuple(notes))
-    if values.ndim != 2:
-        raise InputError(f"{source}: has shape {list(values.shape)}; [hidden] or [layers, hidden] is needed.")
-    rows = [(layer, row) for layer, row in enumerate(values) if np.any(row)]
-    notes = [
-        f"{len(rows)} of {len(values)} rows are not zero: one vector a layer, row 0 is layer 0; "
-        f"they act together as several terms.",
-        *notes[1:],
-    ]
-    return _series(name, rows, config, notes)
-
-
-def _series(
-    name: str, rows: Sequence[tuple[int, NDArray[Any]]], config: VectorConfig, notes: list[str]
-) -> Imported:
-    vectors = tuple(
-        SteeringVector(f"{name}_l{layer}", replace(config, layer=layer), np.asarray(row, dtype=np.float32))
-        for layer, row in rows
-    )
-    return Imported(vectors, tuple(notes))
-
-
-def _gguf() -> Any:
-    try:
-        import gguf
-    except ImportError as e:
-        raise InputError("GGUF files need the package 'gguf': install the extra 'train'.") from e
-    return gguf
-
-
-def _import_gguf(source: Path, name: str, config: VectorConfig) -> Imported:
-    try:
-        reader = _gguf().GGUFReader(source)
-        directions = {
-            int(t.name.removeprefix("direction.")): np.array(t.data, dtype=np.float32).reshape(-1)
-            for t in reader.tensors
-            if t.name.startswith("direction.")
-        }
-    except (ValueError, OSError, KeyError, IndexError) as e:
-        raise InputError(f"{source}: is not a readable GGUF control vector ({e}).") from e
-    if not directions:
-        raise InputError(f"{source}: holds no 'direction.N' tensors, so it is no control vector.")
-    config = replace(config, hook_point="resid_post", selector="all", scale=1.0, scale_mode="absolute")
-    notes = [
-        f"{len(directions)} directions, one a layer: each becomes a vector at resid_post of its layer "
-        "(llama.cpp's direction.N acts on the output of layer N, counted from 0).",
-        "llama.cpp adds them to the BOS token too: say @all.bos to do the same.",
-        "The sign is the file's: in repeng a positive scale points to the first of each pair.",
-    ]
-    return _series(name, sorted(directions.items()), config, notes)
-
-
-def _export_gguf(vectors: Sequence[SteeringVector], target: Path, model_hint: str) -> tuple[str, ...]:
-    if not vectors:
-        raise InputError("There is nothing to export.")
-    notes = ["llama.cpp and repeng add a control vector at every token, BOS included."]
-    layers: dict[int, FloatVector] = {}
-    for vector in vectors:
-        config = vector.config
-        if config.hook_point != "resid_post":
-            raise InputError(
-                f"'{vector.name}' acts on {config.hook_point}; a GGUF control vector acts on a layer's output "
-                "(resid_post) only."
-            )
-        if config.scale_mode != "absolute":
-            raise InputError(
-                f"'{vector.name}' has a relative scale; a GGUF control vector can only be absolute."
-            )
-        if config.layer == 0:
-            raise InputError(f"'{vector.name}' acts on layer 0; llama.cpp has no direction for that layer.")
-        if config.layer in layers:
-            raise InputError(
-                f"Two vectors for layer {config.layer}; a GGUF control vector holds one a layer."
-            )
-        if config.selector != "all":
-            notes.append(f"'{vector.name}' acts on '{config.selector}' here; a GGUF can't say that.")
-        layers[config.layer] = (vector.values * np.float32(config.scale)).astype(np.float32)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    writer = _gguf().GGUFWriter(target, "controlvector")
-    writer.add_string("controlvector.model_hint", model_hint)
-    writer.add_uint32("controlvector.layer_count", len(layers))
-    for layer, values in sorted(layers.items()):
-        writer.add_tensor(f"direction.{layer}", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return tuple(notes)
-
-
-# --- reading ------------------------------------------------------------------------------------------
-
-
 def _read_config(path: Path) -> VectorConfig:
     try:
         config = json.loads(path.read_text("utf-8"))
@@ -416,7 +274,13 @@ def _read_config(path: Path) -> VectorConfig:
         raise InputError(f"{path}: {e}") from e
 
 
-def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Read a safetensors file of plain floats.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+
+    """
     try:
         with safe_open(path, framework="np") as f:
             return {key: np.asarray(f.get_tensor(key)) for key in f.keys()}  # noqa: SIM118 - no mapping

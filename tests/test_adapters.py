@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.adapters import adapter_folders, find_adapter, load_adapter, snapshot
+from harness.adapters import adapter_folders, load_adapter, snapshot
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo
+from harness.subject import resolve_subjects
 from tests.adapters_made import lora_tensors, write_lora
 
 INFO = ModelInfo("tiny", "LlamaForCausalLM", 4, 16, 32, 16, 8)
@@ -151,9 +152,9 @@ def test_names(tmp_path: Path, tensors: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="'mine' is given twice"):
         adapter_folders([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(InputError, match="Did you mean mine"):
-        find_adapter("mime", [tmp_path / "a"])
+        resolve_subjects(["mime"], [tmp_path / "a"], INFO)
     with pytest.raises(InputError, match="not an adapter folder"):
-        find_adapter(str(tmp_path), [])
+        resolve_subjects([str(tmp_path)], [], INFO)
     bad = write_lora(tmp_path / "c" / "not a name", INFO, tensors)
     with pytest.raises(InputError, match="is no adapter name"):
         load_adapter(bad, INFO)

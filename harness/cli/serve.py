@@ -28,6 +28,9 @@ def serve_command(
         str | None, typer.Option(envvar="HARNESS_API_KEY", help="Key that clients must send.")
     ] = None,
     max_model_len: Annotated[int, typer.Option(min=16, help="Longest prompt, in tokens.")] = 2048,
+    steering: Annotated[
+        bool, typer.Option(help="Whether to start with the steering plugin, and the vectors found.")
+    ] = True,
     detach: Annotated[
         bool, typer.Option(help="Return when the server answers, and leave it running.")
     ] = False,
@@ -65,6 +68,7 @@ def serve_command(
             port=port,
             api_key=api_key,
             max_model_len=max_model_len,
+            steering=steering,
             report=reporter.report,
         )
         if print_command:

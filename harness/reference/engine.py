@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from peft import PeftModel
@@ -20,7 +21,9 @@ from harness.adapters import Adapter, snapshot
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo, from_config, weights_digest
 from harness.prompts import load_tokenizer
+from harness.reference.hooks import HookedTerm, steering_batch
 from harness.scoring import NextToken, ScoreRequest
+from harness.spec import position_from_end
 from harness.subject import Subject
 
 
@@ -72,6 +75,26 @@ class ReferenceEngine:
             self._peft.load_adapter(path, adapter_name=name)
 
     @contextlib.contextmanager
+    def steered(self, subject: Subject, prompts: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Steer passes over these prompts, padded on the right, as the subject says.
+
+        Raises:
+            InputError: a prompt that is too short for a term's position.
+
+        """
+        terms = [HookedTerm(s.term, torch.from_numpy(np.array(s.vector.values))) for s in subject.steering]
+        shortest = min(map(len, prompts))
+        for hooked in terms:
+            if (position_from_end(hooked.term.selector or "") or 0) > shortest:
+                raise InputError(
+                    f"'{hooked.term.name}' lies before the start of a prompt that has {shortest} tokens."
+                )
+        bos = self.tokenizer.bos_token_id
+        rows = [(len(prompt), prompt[0] == bos) for prompt in prompts]
+        with steering_batch(self.model, terms, max(map(len, prompts)), rows):
+            yield
+
+    @contextlib.contextmanager
     def active(self, subject: Subject) -> Iterator[Any]:
         """Yield the model with a subject's adapter switched on, and every other one off."""
         if subject.adapter is not None:
@@ -101,8 +124,9 @@ class ReferenceEngine:
 
     def score_batch(self, subject: Subject, batch: Sequence[ScoreRequest]) -> list[NextToken]:
         """Score prompts in one forward pass."""
-        with self.active(subject) as model:
-            logprobs = self.next_logits(model, [request.prompt_ids for request in batch]).log_softmax(-1)
+        prompts = [request.prompt_ids for request in batch]
+        with self.active(subject) as model, self.steered(subject, prompts):
+            logprobs = self.next_logits(model, prompts).log_softmax(-1)
         tops = logprobs.max(-1)
         return [
             NextToken(

@@ -1,7 +1,7 @@
 """Steering by forward hooks on transformers: the definition that a server's steering is measured against.
 
-Written from the protocol alone and on purpose in the plainest way: one sequence, all its positions, one
-delta a term. It shares no code with the server's plugin.
+Written from the protocol alone and on purpose in the plainest way: all positions of a sequence, one delta a
+term. It shares no code with the server's plugin.
 """
 
 from __future__ import annotations
@@ -49,13 +49,27 @@ def selected(term: Term, length: int, prompt_len: int, starts_with_bos: bool) ->
     return mask & (position > 0) if starts_with_bos and not term.bos else mask
 
 
-@contextlib.contextmanager
 def steering(
     model: Any, terms: Sequence[HookedTerm], length: int, prompt_len: int, starts_with_bos: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Steer forward passes over one sequence of ``length`` tokens (no cache, no padding)."""
+    return steering_batch(model, terms, length, [(prompt_len, starts_with_bos)])
+
+
+@contextlib.contextmanager
+def steering_batch(
+    model: Any, terms: Sequence[HookedTerm], length: int, prompts: Sequence[tuple[int, bool]]
 ) -> Iterator[None]:
-    """Steer forward passes over one sequence of ``length`` tokens (no cache, no padding).
+    """Steer forward passes over sequences that are padded on the right to ``length`` tokens (no cache).
 
     All terms at one layer and hook point refer to the same, unsteered h.
+
+    Args:
+        model: a transformers causal language model.
+        terms: what acts on every sequence.
+        length: tokens a row, padding included.
+        prompts: for each row its prompt's length, and whether it starts with the BOS token.
+
     """
     layers = decoder_layers(model)
     sites: dict[tuple[int, str], list[tuple[HookedTerm, torch.Tensor]]] = {}
@@ -63,7 +77,7 @@ def steering(
         term = hooked.term
         assert term.layer is not None
         assert term.hook is not None
-        mask = selected(term, length, prompt_len, starts_with_bos)
+        mask = torch.stack([selected(term, length, prompt_len, bos) for prompt_len, bos in prompts])
         sites.setdefault((term.layer, term.hook), []).append((hooked, mask))
     with contextlib.ExitStack() as stack:
         for (layer, hook), parts in sites.items():
@@ -84,7 +98,7 @@ def _adder(parts: list[tuple[HookedTerm, torch.Tensor]]) -> Callable[[Any, Any, 
                 delta = scale * h.norm(dim=-1, keepdim=True) * values / values.norm()
             else:
                 delta = scale * values.expand_as(h)
-            total = total + torch.where(mask.to(h.device)[:, None], delta, torch.zeros_like(h))
+            total = total + torch.where(mask.to(h.device)[..., None], delta, torch.zeros_like(h))
         return (total, *output[1:]) if isinstance(output, tuple) else total
 
     return hook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from harness.spec import SpecError, SteeringSpec, Term
@@ -93,7 +93,8 @@ class Admission:
             raise RefusedError(str(e), param="model") from e
         loras: list[str] = []
         terms: list[Term] = []
-        for term in spec.terms:
+        for given in spec.terms:
+            term = self._named(given)
             if term.vector in self.registry.vectors:
                 terms.append(term)
             elif term.vector in adapters or term.vector in adapters.values():
@@ -117,6 +118,7 @@ class Admission:
             spec = SteeringSpec.from_json(xargs[USER_ARG])
         except SpecError as e:
             raise RefusedError(str(e), param="vllm_xargs") from e
+        spec = SteeringSpec(tuple(map(self._named, spec.terms)))
         for term in spec.terms:
             if term.vector not in self.registry.vectors:
                 if term.vector in self.registry.adapters:
@@ -136,7 +138,10 @@ class Admission:
         return resolved
 
     def _loaded(self, name: str) -> bool:
-        return name in self.registry.vectors or name in self.registry.adapters
+        return self.registry.plain_name(name) in self.registry.vectors or name in self.registry.adapters
+
+    def _named(self, term: Term) -> Term:
+        return replace(term, vector=self.registry.plain_name(term.vector))
 
     def _unknown(self, name: str) -> str:
         names: Collection[str] = [*self.base_names, *self.registry.adapters, *self.registry.vectors]

@@ -17,9 +17,9 @@ class SteeringConfig:
     model_name: str = ""
     """The base model as vectors' and adapters' configs name it; empty: the model's folder name."""
     vector_dirs: tuple[str, ...] = ()
-    """Folders below which vectors may be loaded; those in them are loaded at the start."""
+    """Vector folders, or folders of them: loaded at the start, and again whenever asked."""
     adapter_dirs: tuple[str, ...] = ()
-    """Folders below which LoRA adapters may be loaded."""
+    """Folders below which LoRA adapters and vectors may be loaded at run time."""
     classes: int = 4
     """Different contents that one request may put on its tokens (prompt, last, generated, …)."""
     rows: int = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from harness.errors import InputError
 from harness.modelinfo import from_config, weights_digest
-from harness.spec import HOOK_POINTS, MAX_TERMS, SCALE_MODES, SELECTORS, SpecError
+from harness.spec import HOOK_POINTS, MAX_TERMS, PROTOCOL, SCALE_MODES, SELECTORS, SpecError
 from harness.vectors import vector_folders
 from servers.steering import admission_guard
 from servers.steering.admission import STEERED_PATHS, Admission
@@ -25,7 +25,6 @@ from servers.steering.resolved import EXTRA_ARG, ResolvedSpec
 from servers.steering.status import METHOD as CORE_STATUS
 from servers.steering.support import TESTED, UnsupportedError, plugin_digest
 
-PROTOCOL: Final = 1
 Text = Annotated[str, Field(max_length=4096)]
 
 
@@ -100,14 +99,13 @@ class SteeringServer:
         async def send(method: str, args: tuple[object, ...]) -> object:
             return await engine_client.collective_rpc(method, args=args)
 
-        folders = tuple(Path(d) for d in config.vector_dirs)
+        vector_dirs = [Path(d) for d in config.vector_dirs]
+        adapter_dirs = tuple(Path(d) for d in config.adapter_dirs)
         digest = weights_digest(folder) if folder.is_dir() else None
-        registry = Registry(model, digest, folders, send)
+        registry = Registry(model, digest, (*vector_dirs, *adapter_dirs), send)
         models = state.openai_serving_models
-        self._loras = CheckedLoras(
-            models, registry, vllm_config.lora_config, tuple(Path(d) for d in config.adapter_dirs)
-        )
-        for name, path in vector_folders(list(folders)).items():
+        self._loras = CheckedLoras(models, registry, vllm_config.lora_config, adapter_dirs)
+        for name, path in vector_folders(vector_dirs).items():
             await registry.load(name, path, replace=False)
         limits = Limits(model.layers, worker["dtype"], config.classes, config.rows, config.lanes)
         self._admission = Admission(registry, limits, names, _bos_id(engine_client))
@@ -143,7 +141,13 @@ class SteeringServer:
         roots: dict[str, str] = dict(self._loras.roots)
         roots |= {name: str(path) for name, path in registry.paths.items()}
         return [
-            {"id": name, "root": root, "parent": parent, "max_model_len": None}
+            {
+                "id": name,
+                "root": root,
+                "parent": parent,
+                "max_model_len": None,
+                "content_name": registry.content_name(name),
+            }
             for name, root in roots.items()
         ]
 

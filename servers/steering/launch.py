@@ -38,8 +38,8 @@ def launch_args(
     """Return how to start vLLM's server with steering on.
 
     Args:
-        vector_dirs: vectors in them are loaded at the start, and more may be loaded from below them.
-        adapter_dirs: LoRA adapters may be loaded from below them at run time.
+        vector_dirs: vector folders, or folders of them, that are loaded at the start; more may be loaded from below.
+        adapter_dirs: LoRA adapters and vectors may be loaded from below them at run time.
         model_name: the base model as vectors and adapters name it; the served name by default.
         additional_config: what else goes into vLLM's ``--additional-config``.
         limits: other fields of :class:`~servers.steering.config.SteeringConfig`.

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from harness.adapters import NAME, Adapter, load_adapter, snapshot
 from harness.errors import InputError
+from harness.spec import check_content_name, content_name
 from servers.steering.registry import Registry, allowed
 
 _SERVED: Final = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_-]*)-[0-9a-f]{12}")
@@ -50,7 +51,7 @@ class CheckedLoras:
         async with self._lock:
             try:
                 adapter, folder = await asyncio.to_thread(self._check, name, request.lora_path)
-                served = f"{name}-{adapter.digest[:12]}"
+                served = content_name(name, adapter.digest)
                 before = self._registry.adapters.get(name)
                 if before is not None and not request.load_inplace:
                     raise InputError(
@@ -95,6 +96,7 @@ class CheckedLoras:
             raise InputError(f"'{name}' is the name of a loaded steering vector.")
         folder = allowed(Path(path), self._folders)
         adapter = load_adapter(folder, self._registry.model)
+        check_content_name(name, adapter.digest)
         if adapter.rank > self._config.max_lora_rank:
             raise InputError(
                 f"The adapter has rank {adapter.rank}; this server was started with --max-lora-rank "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo
-from harness.spec import ARTIFACT_NAME, MAX_NAME, SpecError
+from harness.spec import ARTIFACT_NAME, MAX_NAME, SpecError, check_content_name
 from harness.vectors import SteeringVector, check_base, read_vector
 from servers.steering.plan import StoredVector
 
@@ -39,6 +39,7 @@ class Registry:
         self.paths: dict[str, Path] = {}
         self.adapters: dict[str, str] = {}
         """Plain names of LoRA adapters and the content-addressed ones that vLLM knows."""
+        self._plain: dict[str, str] = {}
         self._digest = digest
         self._folders = tuple(folder.resolve() for folder in folders)
         self._send = send
@@ -50,6 +51,15 @@ class Registry:
     def lookup(self, digest: str) -> StoredVector:
         """Return a vector by content. Only contents that are held or named can be asked for."""
         return self._stored[digest]
+
+    def content_name(self, name: str) -> str:
+        """Return the content-addressed name of a loaded vector or adapter."""
+        vector = self.vectors.get(name)
+        return vector.served_name if vector else self.adapters[name]
+
+    def plain_name(self, name: str) -> str:
+        """Return the name under which a content-addressed vector was loaded; others as they are."""
+        return name if name in self.vectors else self._plain.get(name, name)
 
     def knows(self, digest: str) -> bool:
         """Whether the workers have a content."""
@@ -78,12 +88,16 @@ class Registry:
                 )
             vector = await asyncio.to_thread(read_vector, folder, name)
             check_base(vector, self.model, self._digest)
+            check_content_name(name, vector.digest)
             values = vector.values.astype("<f4").tobytes()
             await self._send("steering_put", (vector.digest, values))
             self._stored[vector.digest] = StoredVector.of(vector.values)
             before = self.vectors.get(name)
             self.vectors[name], self.paths[name] = vector, folder
+            self._plain[vector.served_name] = name
             if before is not None:
+                if before.served_name != vector.served_name:
+                    self._plain.pop(before.served_name, None)
                 await self._drop_unneeded(before.digest)
             return vector
 
@@ -96,6 +110,7 @@ class Registry:
         """
         async with self._lock:
             vector = self.vectors.pop(name)
+            self._plain.pop(vector.served_name, None)
             del self.paths[name]
             await self._drop_unneeded(vector.digest)
 
