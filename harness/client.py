@@ -60,6 +60,10 @@ class ScoringClient:
         )
         self._models: list[dict[str, Any]] = []
         self._info: dict[str, Any] = {}
+        self._instance: str | None = None
+        self._system_fingerprint: str | None = None
+        self.restart: Callable[[], Awaitable[bool]] | None = None
+        """Starts a server of our own again, once; answers False where it still runs."""
         self._steering: dict[str, Any] = {}
 
     async def __aenter__(self) -> ScoringClient:
@@ -80,8 +84,43 @@ class ScoringClient:
         self._models = (await self._get("/v1/models"))["data"]
         if not self._models:
             raise ServerError(f"{self.base_url} serves no model.")
-        self._info = await self._get("/v1/harness/info", absent={}) or await self._get("/version", absent={})
+        self._info, self._instance = await self._describe()
         self._steering = await self._get("/v1/steering", absent={})
+
+    async def _describe(self) -> tuple[dict[str, Any], str | None]:
+        """Return what determines the server's numbers, and which process it is (None if it doesn't say)."""
+        info = await self._get("/v1/harness/info", absent={}) or await self._get("/version", absent={})
+        instance = info.pop("instance", None)
+        return info, instance
+
+    async def vouch(self) -> bool:
+        """Whether all answers so far come from one process of unchanged fingerprint.
+
+        Raises:
+            ServerError: a server of another fingerprint answers now.
+
+        """
+        if self._instance is None:
+            return False
+        info, instance = await self._describe()
+        if info != self._info:
+            changed = sorted(key for key in {*info, *self._info} if info.get(key) != self._info.get(key))
+            raise ServerError(
+                f"The server at {self.base_url} was replaced in mid-run: its {', '.join(changed)} changed."
+            )
+        same, self._instance = instance == self._instance, instance
+        return same
+
+    async def revive(self) -> bool:
+        """Start the server again if it is ours and died or hangs; at most once."""
+        restart, self.restart = self.restart, None
+        if restart is None or not await restart():
+            return False
+        before, self._system_fingerprint = self._info, None
+        await self.connect()
+        if before != self._info:
+            raise ServerError(f"The server that was started again at {self.base_url} isn't what it was.")
+        return True
 
     @property
     def base_name(self) -> str:
@@ -169,6 +208,13 @@ class ScoringClient:
             )
         if response.model != model:
             raise ServerError(f"The server answered for the model '{response.model}', not for '{model}'.")
+        # Every answer names its server's configuration: a replaced one can't hide behind a balancer.
+        self._system_fingerprint = self._system_fingerprint or response.system_fingerprint
+        if response.system_fingerprint != self._system_fingerprint:
+            raise ServerError(
+                f"The server was replaced in mid-run: an answer comes from '{response.system_fingerprint}', "
+                f"earlier ones from '{self._system_fingerprint}'."
+            )
         return [_read_choice(choice, request) for choice, request in _paired(response.choices, batch)]
 
     async def _get(self, path: str, absent: Any = None) -> Any:

@@ -29,4 +29,6 @@ class RunConfig(BaseModel):
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     timeout: Annotated[float, Field(gt=0)] = 120.0
+    cache: bool = True
+    """Whether answers of earlier runs are used, and this one's kept."""
     output_dir: Path | None = None

@@ -28,6 +28,10 @@ class ServerError(HarnessError):
     exit_code = 3
 
 
+class CanaryError(ServerError):
+    """A server answers otherwise than it did: what it said since it was last checked can't be trusted."""
+
+
 class IncompleteError(HarnessError):
     """The run stopped early; what was scored is kept and can be gone on with. Exit code 4."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,7 +151,7 @@ class Scorer:
         self.scores |= dict(scores)
 
 
-async def grouped(answers: AsyncIterator[tuple[int, NextToken]]) -> AsyncIterator[Answers]:
+async def grouped(answers: AsyncIterator[tuple[int, NextToken]]) -> AsyncGenerator[Answers, None]:
     """Yield answers in lists of those that are there at once: a batch's come together."""
     queue: asyncio.Queue[tuple[int, NextToken] | None] = asyncio.Queue()
 

@@ -82,6 +82,16 @@ class Journal:
         if self.cut_off:
             os.truncate(self.path, whole)
 
+    def mark(self) -> tuple[int, int]:
+        """Return a place to which :meth:`cut` can go back."""
+        return os.fstat(self._file.fileno()).st_size, self.count
+
+    def cut(self, mark: tuple[int, int]) -> None:
+        """Drop every entry after a mark."""
+        size, self.count = mark
+        os.ftruncate(self._file.fileno(), size)
+        os.fsync(self._file.fileno())
+
     def append(self, entries: Sequence[dict[str, Any]]) -> None:
         """Write entries and wait until they are on disk; on failure the file is cut to what it held before.
 
@@ -90,7 +100,7 @@ class Journal:
 
         """
         block = memoryview(b"".join(encode_line(entry) for entry in entries))
-        before = os.fstat(self._file.fileno()).st_size
+        before, _ = self.mark()
         try:
             # An unbuffered write may be cut short where the disk is nearly full; the next one says why.
             while block:

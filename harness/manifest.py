@@ -75,6 +75,7 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
         "versions": versions(),
         "git": git_state(),
         "engine": engine.fingerprint,
+        "from_cache": 0,
         "tokenizer_digest": tokenizer_digest(engine.tokenizer),
         "suites": {
             suite.name: {

@@ -30,6 +30,10 @@ class NextToken:
     top_logprob: float
 
 
+Key = tuple[str, str, str]
+"""Suite, subject's name, item."""
+
+
 class Engine(Protocol):
     """Something that scores: a vLLM server, or transformers in this process."""
 
@@ -43,6 +47,17 @@ class Engine(Protocol):
         self, subject: Subject, requests: Sequence[ScoreRequest]
     ) -> AsyncIterator[tuple[int, NextToken]]:
         """Yield ``(index, answer)`` for each request, in any order, each as soon as it is known."""
+
+    async def vouch(self) -> bool:
+        """Whether all answers so far are known to come from one process of unchanged fingerprint.
+
+        Raises:
+            ServerError: another engine answers now.
+
+        """
+
+    async def revive(self) -> bool:
+        """Bring an engine that died back, with the subjects' adapters; False where that can't be done."""
 
 
 @dataclass(frozen=True)

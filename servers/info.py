@@ -5,16 +5,26 @@ vLLM imports this module in the API process only, and only where ``VLLM_PLUGINS`
 
 from __future__ import annotations
 
+import os
+import uuid
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
+_DECISIVE = (
+    "VLLM_ATTENTION_BACKEND",
+    "VLLM_BATCH_INVARIANT",
+    "VLLM_CPU_SGL_KERNEL",
+    "VLLM_USE_V2_MODEL_RUNNER",
+)
+"""Environment variables that choose kernels."""
 
 
 def describe(engine_client: Any) -> dict[str, Any]:
     """Build the answer from the engine's own configuration, never from what was asked for."""
     import torch
+    import transformers
     import vllm
 
     from harness.modelinfo import weights_digest
@@ -26,6 +36,8 @@ def describe(engine_client: Any) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "vllm": vllm.__version__,
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "model": model.model,
         "model_digest": weights_digest(folder) if folder.is_dir() else None,
@@ -68,5 +80,5 @@ class InfoPlugin:
             return dict(app.state.harness_info)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Describe the engine once."""
-        state.harness_info = describe(engine_client)
+        """Describe the engine once; ``instance`` tells this process from its successor on the same port."""
+        state.harness_info = {**describe(engine_client), "instance": uuid.uuid4().hex}

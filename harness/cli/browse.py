@@ -193,7 +193,7 @@ def runs_show(
 
     from harness.report import terminal
     from harness.results import Cell, load_run
-    from harness.run import find_run
+    from harness.runfolder import find_run
 
     folder = find_run(run, output_dir)
     loaded = load_run(folder)

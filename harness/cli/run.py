@@ -41,6 +41,10 @@ def run_command(
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a request.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
+    cache: Annotated[
+        bool | None,
+        typer.Option("--cache/--no-cache", help="Take known answers from earlier runs, and keep these."),
+    ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Where run folders go (reports/runs).")] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file with these flags as keys; flags win.")
@@ -76,16 +80,17 @@ def run_command(
         "concurrency": concurrency,
         "batch_size": batch_size,
         "timeout": timeout,
+        "cache": cache,
         "output_dir": output_dir,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     folder: Path | None = None
     if resume is not None:
-        from harness.run import find_run, resumed_config
+        from harness.runfolder import find_run, resumed_config
 
-        if config is not None or set(given) - {"base_url", "api_key", "output_dir"}:
+        if config is not None or set(given) - {"base_url", "api_key", "output_dir", "cache"}:
             raise InputError(
-                "--resume takes its settings from the run itself; give only --base-url or --api-key."
+                "--resume takes its settings from the run itself; give only --base-url, --api-key or --no-cache."
             )
         folder = find_run(resume, output_dir)
         settings = resumed_config(folder, given)

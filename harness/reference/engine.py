@@ -65,6 +65,14 @@ class ReferenceEngine:
             "dtype": "float32",
         }
 
+    async def vouch(self) -> bool:
+        """It is this process."""
+        return True
+
+    async def revive(self) -> bool:
+        """Nothing of its own can die."""
+        return False
+
     def _load(self, adapter: Adapter) -> None:
         name = adapter.served_name
         path = str(snapshot(adapter, self.info))

@@ -1,0 +1,109 @@
+"""Run folders: made, found, and checked before a run goes on in one."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.config import RunConfig
+from harness.errors import InputError, RunError, unknown
+from harness.paths import runs_dir
+from harness.results import SCHEMA_VERSION
+
+JOURNAL, MANIFEST = "journal.jsonl", "manifest.json"
+
+
+def new_folder(config: RunConfig) -> Path:
+    """Make a run's folder.
+
+    Raises:
+        RunError: the disk is full or not writable.
+
+    """
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = (config.output_dir or runs_dir()) / f"{stamp}-{secrets.token_hex(2)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as e:
+        raise RunError(f"{folder}: can't be made ({e.strerror}). Give a writable --output-dir.") from e
+    return folder
+
+
+def way_on(folder: Path, config: RunConfig) -> str:
+    """Return the command that goes on with a run."""
+    place = folder.name if folder.parent == runs_dir() else str(folder)
+    key = " --api-key ..." if config.api_key else ""
+    return f"harness run --resume {place}{key}"
+
+
+def find_run(name: str, output_dir: Path | None) -> Path:
+    """Find a run's folder by id, by path, or ``last`` for the newest.
+
+    Raises:
+        InputError: there is none; near matches are offered.
+
+    """
+    if "/" in name:
+        folder = Path(name)
+        if not (folder / MANIFEST).is_file():
+            raise InputError(f"{folder}: is not a run folder (it has no {MANIFEST}).")
+        return folder
+    found = {path.parent.name: path.parent for path in (output_dir or runs_dir()).glob(f"*/{MANIFEST}")}
+    if name == "last" and found:
+        return found[max(found)]
+    if name not in found:
+        raise unknown("run", name, found)
+    return found[name]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a run's manifest.
+
+    Raises:
+        InputError: it can't be read, or is of another schema version.
+
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+        version = manifest["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{folder / 'manifest.json'}: can't be read ({e!r}).") from e
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{folder}: has schema version {version}; this harness goes on with {SCHEMA_VERSION}."
+        )
+    return manifest
+
+
+def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
+    """Return a run's own settings, with where and how to reach the server taken from the flags."""
+    try:
+        return RunConfig.model_validate(read_manifest(folder)["config"] | given)
+    except (ValidationError, KeyError, TypeError) as e:
+        raise InputError(f"{folder / 'manifest.json'}: its config can't be read ({e}).") from e
+
+
+DECISIVE = ("engine", "tokenizer_digest", "suites", "subjects")
+"""Parts of a manifest that determine the numbers."""
+
+
+def check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run under anything that would change its numbers.
+
+    Raises:
+        InputError: naming what differs.
+
+    """
+    for part in DECISIVE:
+        before, after = old.get(part), new.get(part)
+        if before == after:
+            continue
+        keys = {**before, **after} if isinstance(before, dict) and isinstance(after, dict) else {}
+        changed = sorted(f"{part}.{key}" for key in keys if before.get(key) != after.get(key))  # type: ignore[union-attr]
+        what = ", ".join(changed) or part
+        raise InputError(f"{folder}: can't be gone on with, {what} differ from when it was started.")
