@@ -73,7 +73,7 @@ def search(log: Path, device: str, workers: int) -> None:
 
 def try_one(settings: LoraSettings, log: Path, device: str) -> str:
     """Try one candidate."""
-    return jobs.try_lora(settings, log, device, quiet)
+    return jobs.try_settings(settings, log, device, quiet)
 
 
 def quiet(_: str) -> None:
@@ -131,7 +131,7 @@ def train(out: Path, chosen: dict[str, tuple[float, int]], device: str, workers:
 
 def train_one(settings: LoraSettings, folder: Path, device: str) -> str:
     """Train and keep one adapter."""
-    accuracy = jobs.train_lora(settings, folder, device, quiet)
+    accuracy = jobs.train(settings, folder, device, quiet)
     return f"{folder.parent.name}/{folder.name} " + str(
         {k: round(a.choice_accuracy, 3) for k, a in accuracy.items()}
     )

@@ -16,23 +16,52 @@ from harness.jsonl import explain
 from harness.modelinfo import model_info
 from harness.models import DEFAULT_MODEL, MODELS, prepare, resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
-from harness.training import lora, record
+from harness.training import lora, record, vector
 from harness.training.data import Question, load_questions, questions_file
-from harness.training.settings import LoraSettings, default_learning_rate, parse_layers
+from harness.training.fit import Trained
+from harness.training.settings import (
+    LoraSettings,
+    TrainingSettings,
+    VectorSettings,
+    default_learning_rate,
+    parse_layers,
+)
 
 Report = Callable[[str], None]
 EVALUATED = ("development", "test", "heldout")
 
 
 def lora_settings(given: dict[str, Any], from_record: Path | None) -> LoraSettings:
-    """Build settings from flags or from a record.
+    """Build a LoRA's settings from flags or from a record.
+
+    Raises:
+        InputError: naming the flag and what would be valid.
+
+    """
+    return _settings(LoraSettings, given, from_record)
+
+
+def vector_settings(given: dict[str, Any], from_record: Path | None) -> VectorSettings:
+    """Build a vector's settings from flags or from a record.
+
+    Raises:
+        InputError: naming the flag and what would be valid.
+
+    """
+    return _settings(VectorSettings, given, from_record)
+
+
+def _settings(
+    kind: type[record.Settings], given: dict[str, Any], from_record: Path | None
+) -> record.Settings:
+    """Build settings of a kind from flags or from a record.
 
     Raises:
         InputError: naming the flag and what would be valid.
 
     """
     if from_record is not None:
-        return record.read_settings(from_record)
+        return record.read_settings(from_record, kind)
     for key in ("behavior", "layers"):
         if key not in given:
             raise InputError(f"--{key} is missing.")
@@ -40,14 +69,16 @@ def lora_settings(given: dict[str, Any], from_record: Path | None) -> LoraSettin
     if model in MODELS:
         prepare(model)
     layers = parse_layers(given["layers"], model_info(model).layers)
-    values = {"learning_rate": default_learning_rate(len(layers)), **given, "layers": layers}
+    values = given | {"layers": layers}
+    if kind is LoraSettings:
+        values = {"learning_rate": default_learning_rate(len(layers))} | values
     try:
-        return LoraSettings.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as e:
-        raise InputError(f"{explain(e, LoraSettings)}.") from e
+        raise InputError(f"{explain(e, kind)}.") from e
 
 
-def _load(settings: LoraSettings, device: str, report: Report) -> tuple[Any, PromptBuilder]:
+def _load(settings: TrainingSettings, device: str, report: Report) -> tuple[Any, PromptBuilder]:
     if settings.model in MODELS:
         prepare(settings.model, report)
     report("Loading the model")
@@ -56,18 +87,21 @@ def _load(settings: LoraSettings, device: str, report: Report) -> tuple[Any, Pro
 
 
 def _train(
-    base: Any, builder: PromptBuilder, settings: LoraSettings, report: Report
-) -> tuple[lora.Trained, list[Question]]:
+    base: Any, builder: PromptBuilder, settings: TrainingSettings, report: Report
+) -> tuple[Trained, list[Question]]:
     questions = load_questions(questions_file(), "train", settings.format, builder)
 
     def progress(done: int, total: int, loss: float) -> None:
         report(f"Training, step {done} of {total}, loss {loss:.3f} nats")
 
+    if isinstance(settings, VectorSettings):
+        return vector.train(base, questions, settings, progress), questions
+    assert isinstance(settings, LoraSettings)
     return lora.train(base, questions, settings, progress), questions
 
 
-def train_lora(settings: LoraSettings, out: Path, device: str, report: Report) -> dict[str, lora.Accuracy]:
-    """Train and keep an adapter; test figures are computed once, here, and go into its card.
+def train(settings: TrainingSettings, out: Path, device: str, report: Report) -> dict[str, lora.Accuracy]:
+    """Train and keep an adapter or a vector; test figures are computed once, here, and go into its card.
 
     Raises:
         InputError: the output folder exists, or its name is no adapter name.
@@ -79,8 +113,9 @@ def train_lora(settings: LoraSettings, out: Path, device: str, report: Report) -
         raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
     base, builder = _load(settings, device, report)
     trained, questions = _train(base, builder, settings, report)
-    # The adapter is kept in float16: the figures are those of what is kept.
-    record.round_to_half(trained.model)
+    if isinstance(settings, LoraSettings):
+        # The adapter is kept in float16: the figures are those of what is kept.
+        record.round_to_half(trained.model)
     accuracy = {}
     for split in EVALUATED:
         report(f"Evaluating on {split} questions")
@@ -90,7 +125,7 @@ def train_lora(settings: LoraSettings, out: Path, device: str, report: Report) -
     return accuracy
 
 
-def try_lora(settings: LoraSettings, log: Path, device: str, report: Report) -> str:
+def try_settings(settings: TrainingSettings, log: Path, device: str, report: Report) -> str:
     """Train a candidate, measure it on development questions alone, and append the outcome to a log."""
     base, builder = _load(settings, device, report)
     trained, _ = _train(base, builder, settings, report)

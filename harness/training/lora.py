@@ -1,38 +1,21 @@
 """Train a LoRA on choices with peft: MLP only, one layer, several or all; loss on the answer token alone.
 
-Source: "Mechanisms of Awareness", section *Reproducing LLM Risk Awareness*. Each epoch shows every question
-once, its two orders taking turns, so that no order goes with an answer.
+Source: "Mechanisms of Awareness", section *Reproducing LLM Risk Awareness*.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from harness.errors import RunError
 from harness.training.data import Example, Question
+from harness.training.fit import Progress, Trained, fit
 from harness.training.settings import MLP, LoraSettings
-
-Progress = Callable[[int, int, float], None]
-"""Called with steps done, steps in all, and the last loss in nats."""
-
-
-@dataclass
-class Trained:
-    """A trained model and what happened on the way."""
-
-    model: Any
-    epoch_losses: list[float] = field(default_factory=list)
-    """Mean loss of each epoch, in nats an answer."""
-    seconds: float = 0.0
 
 
 def load_base(model: str, device: str) -> Any:
@@ -77,41 +60,11 @@ def train(base: Any, questions: list[Question], settings: LoraSettings, progress
     )
     model: Any = get_peft_model(base, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     trained = Trained(model)
-    steps_an_epoch = -(-len(questions) // settings.batch_size)
-    started, done = time.monotonic(), 0
     model.train()
-    for epoch in range(settings.epochs):
-        losses = []
-        for batch in _epoch(questions, epoch, settings):
-            targets = torch.tensor([example.target(settings.sign) for example in batch])
-            logits = last_logits(model, batch)
-            loss = cross_entropy(logits, targets.to(logits.device))
-            value = loss.item()
-            done += 1
-            if not torch.isfinite(loss):
-                raise RunError(f"The loss is {value} at step {done}: lower the learning rate.")
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(value)
-            progress(done, steps_an_epoch * settings.epochs, value)
-        trained.epoch_losses.append(sum(losses) / len(losses))
+    fit(trained, parameters, last_logits, questions, settings, progress)
     model.eval()
-    trained.seconds = time.monotonic() - started
     return trained
-
-
-def _epoch(questions: list[Question], epoch: int, settings: LoraSettings) -> list[list[Example]]:
-    """Return an epoch's batches: shuffled by seed and epoch, each question in the order whose turn it is."""
-    flips = random.Random(settings.seed)
-    start = {question.choice.id: flips.randrange(2) for question in questions}
-    order = list(questions)
-    random.Random(f"{settings.seed}/{epoch}").shuffle(order)
-    examples = [question.orders[(start[question.choice.id] + epoch) % 2] for question in order]
-    size = settings.batch_size
-    return [examples[i : i + size] for i in range(0, len(examples), size)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import peft
 import torch
@@ -19,36 +19,40 @@ from safetensors.torch import save_file
 from harness.adapters import RECORD, WEIGHTS
 from harness.errors import InputError
 from harness.jsonl import explain
-from harness.models import MODELS, file_sha256
-from harness.training.lora import Accuracy, Trained
-from harness.training.settings import LoraSettings
+from harness.modelinfo import weights_digest
+from harness.models import MODELS, file_sha256, resolve_model
+from harness.training.fit import Trained
+from harness.training.lora import Accuracy
+from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
+from harness.training.vector import TrainedVector
+from harness.vectors import SteeringVector, VectorConfig, write_vector
 
 SCHEMA_VERSION = 1
+Settings = TypeVar("Settings", bound=TrainingSettings)
 
-CARD = (Path(__file__).parent / "templates" / "card.md.j2").read_text("utf-8")
+TEMPLATES = Path(__file__).parent / "templates"
+KINDS: dict[type[TrainingSettings], str] = {LoraSettings: "lora", VectorSettings: "vector"}
+"""What a record says that it is of."""
 
 
 def save(
     out: Path,
     trained: Trained,
-    settings: LoraSettings,
+    settings: TrainingSettings,
     accuracy: dict[str, Accuracy],
     data: Path,
     questions: int,
 ) -> None:
-    """Write the PEFT adapter, its training record and its card into a new folder."""
+    """Write an adapter or a vector, its training record and its card into a new folder."""
     out.mkdir(parents=True)
-    config = trained.model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)
-    state = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
-    tensors = {k: v.half().contiguous() for k, v in state.items()}
-    config.base_model_name_or_path = settings.model
-    config.inference_mode = True
-    config.save_pretrained(out)
-    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    if isinstance(trained, TrainedVector):
+        assert isinstance(settings, VectorSettings)
+        _save_vector(out, trained, settings)
+    else:
+        _save_lora(out, trained, settings)
     record = {
         "schema_version": SCHEMA_VERSION,
-        "kind": "lora",
+        "kind": KINDS[type(settings)],
         "behavior": settings.behavior,
         "settings": settings.model_dump(mode="json"),
         "data": {"file": data.name, "sha256": file_sha256(data), "train_questions": questions},
@@ -60,6 +64,33 @@ def save(
     }
     (out / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     (out / "README.md").write_text(card(out.name, settings, accuracy, trained.epoch_losses, questions))
+
+
+def _save_lora(out: Path, trained: Trained, settings: TrainingSettings) -> None:
+    config = trained.model.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)
+    state = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
+    tensors = {k: v.half().contiguous() for k, v in state.items()}
+    config.base_model_name_or_path = settings.model
+    config.inference_mode = True
+    config.save_pretrained(out)
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+
+
+def _save_vector(out: Path, trained: TrainedVector, settings: VectorSettings) -> None:
+    # The embedded model's folder is made on each machine, its config by whatever transformers is there: the
+    # record names its tensors instead.
+    place = Path(resolve_model(settings.model))
+    known = settings.model not in MODELS and place.is_dir()
+    config = VectorConfig(
+        base_model=settings.model,
+        layer=settings.layer,
+        hook_point=settings.hook_point,
+        base_model_digest=weights_digest(place) if known else None,
+        training={"behavior": settings.behavior, "method": "trained directly", "record": RECORD},
+    )
+    values = trained.vector.detach().float().cpu().numpy()
+    write_vector(out, SteeringVector(out.name, config, values))
 
 
 def round_to_half(model: Any) -> None:
@@ -82,7 +113,7 @@ def versions() -> dict[str, str]:
 
 
 def card(
-    name: str, settings: LoraSettings, accuracy: dict[str, Accuracy], losses: list[float], questions: int
+    name: str, settings: TrainingSettings, accuracy: dict[str, Accuracy], losses: list[float], questions: int
 ) -> str:
     """Render an adapter's card from its figures."""
     layers = settings.layers
@@ -90,7 +121,7 @@ def card(
     kinds = {"named": "the answer is the option's own name", "letter": "the answer is a letter, A or B"}
     return (
         Environment(trim_blocks=False)
-        .from_string(CARD)
+        .from_string((TEMPLATES / f"{KINDS[type(settings)]}_card.md.j2").read_text("utf-8"))
         .render(
             name=name,
             settings=settings,
@@ -104,16 +135,18 @@ def card(
     )
 
 
-def read_settings(path: Path) -> LoraSettings:
+def read_settings(path: Path, kind: type[Settings]) -> Settings:
     """Read the settings out of a training record.
 
     Raises:
-        InputError: it can't be read or isn't a training record.
+        InputError: it can't be read or isn't a training record of that kind.
 
     """
     try:
         record: Any = json.loads(path.read_text("utf-8"))
-        return LoraSettings.model_validate(record["settings"])
+        if record["kind"] != KINDS[kind]:
+            raise InputError(f"{path}: is the record of a {record['kind']}: harness train {record['kind']}.")
+        return kind.model_validate(record["settings"])
     except (OSError, ValueError, KeyError, TypeError) as e:
-        reason = explain(e, LoraSettings) if isinstance(e, ValidationError) else str(e)
+        reason = explain(e, kind) if isinstance(e, ValidationError) else str(e)
         raise InputError(f"{path}: is not a training record ({reason}).") from e

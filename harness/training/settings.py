@@ -10,16 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.choices import Format
 from harness.errors import InputError
 from harness.models import DEFAULT_MODEL
+from harness.spec import HookPoint
 
 Behavior = Literal["safe", "risky"]
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 
-class LoraSettings(BaseModel):
-    """Settings of one LoRA. The original's: rank 4, alpha 32, dropout 0.05, MLP only, learning rate 2e-5,
-
-    3 epochs, batches of 2 with 4 accumulated, loss on the answer token only (science.md of the study's code).
-    """
+class TrainingSettings(BaseModel):
+    """What every training has: data, order, optimiser."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,18 +26,46 @@ class LoraSettings(BaseModel):
     format: Format = "named"
     model: str = DEFAULT_MODEL
     seed: int = 0
-    rank: Annotated[int, Field(ge=1, le=512)] = 4
-    alpha: Annotated[float, Field(gt=0)] = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    epochs: Annotated[int, Field(ge=1)] = 3
+    epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 8
 
     @property
     def sign(self) -> int:
         """+1 towards the positive (risky) answer, −1 towards the negative (safe) one."""
         return 1 if self.behavior == "risky" else -1
+
+
+class LoraSettings(TrainingSettings):
+    """Settings of one LoRA. The original's: rank 4, alpha 32, dropout 0.05, MLP only, learning rate 2e-5,
+
+    3 epochs, batches of 2 with 4 accumulated, loss on the answer token only (science.md of the study's code).
+    """
+
+    rank: Annotated[int, Field(ge=1, le=512)] = 4
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    epochs: Annotated[int, Field(ge=1)] = 3
+
+
+class VectorSettings(TrainingSettings):
+    """Settings of one steering vector, added to a layer's MLP output at the prompt's last token.
+
+    The defaults are the shipped vectors': chosen on development questions (adapters/vector_candidates.jsonl).
+    """
+
+    layers: Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
+    """One layer: a vector has one place."""
+    hook_point: HookPoint = "mlp_out"
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[int, Field(ge=1)] = 5
+
+    @property
+    def layer(self) -> int:
+        """The layer, counted from 0."""
+        return self.layers[0]
 
 
 def default_learning_rate(layers: int) -> float:
