@@ -14,12 +14,18 @@ from types import TracebackType
 from typing import Any
 
 import openai
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    wait_random_exponential,
+)
 
-from harness.errors import ServerError
+from harness.errors import GoneError, ServerError
 from harness.scoring import NextToken, ScoreRequest
 from harness.subject import Subject
 
+ATTEMPTS = 5
 MAX_TOKEN_IDS = 128
 """vLLM's bound on ``logprob_token_ids`` a request."""
 
@@ -29,6 +35,25 @@ def _passing(error: BaseException) -> bool:
     if isinstance(error, openai.APIStatusError):
         return error.status_code == 429 or error.status_code >= 500
     return isinstance(error, openai.APIConnectionError)
+
+
+def _give_up(state: RetryCallState) -> bool:
+    """Whether to try no more: a server that was slow once may be busy, one that is slow again hangs."""
+    return state.attempt_number >= (2 if isinstance(_error(state), openai.APITimeoutError) else ATTEMPTS)
+
+
+_growing = wait_random_exponential(multiplier=0.5, max=20)
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return the seconds until the next try: what the server asks for, else growing ones."""
+    error = _error(state)
+    asked = error.response.headers.get("retry-after", "") if isinstance(error, openai.APIStatusError) else ""
+    return min(float(asked), 30.0) if asked.isdecimal() else _growing(state)
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 class ScoringClient:
@@ -47,14 +72,12 @@ class ScoringClient:
         concurrency: int = 8,
         batch_size: int = 16,
         timeout: float = 120.0,
-        attempts: int = 5,
     ) -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.tokenizer: Any = None
         self._api_key = api_key
         self._slots = asyncio.Semaphore(concurrency)
         self._batch_size = batch_size
-        self._attempts = attempts
         self._openai = openai.AsyncOpenAI(
             base_url=f"{self.base_url}/v1", api_key=api_key or "none", timeout=timeout, max_retries=0
         )
@@ -62,8 +85,8 @@ class ScoringClient:
         self._info: dict[str, Any] = {}
         self._instance: str | None = None
         self._system_fingerprint: str | None = None
-        self.restart: Callable[[], Awaitable[bool]] | None = None
-        """Starts a server of our own again, once; answers False where it still runs."""
+        self.restart: Callable[[], Awaitable[None]] | None = None
+        """Starts a server of our own again and connects; absent for any other, and after the first use."""
         self._steering: dict[str, Any] = {}
 
     async def __aenter__(self) -> ScoringClient:
@@ -111,13 +134,13 @@ class ScoringClient:
         same, self._instance = instance == self._instance, instance
         return same
 
-    async def revive(self) -> bool:
-        """Start the server again if it is ours and died or hangs; at most once."""
+    async def revive(self, error: ServerError) -> bool:
+        """Start the server again if it is ours and doesn't answer any more; at most once."""
         restart, self.restart = self.restart, None
-        if restart is None or not await restart():
+        if restart is None or not isinstance(error, GoneError):
             return False
         before, self._system_fingerprint = self._info, None
-        await self.connect()
+        await restart()
         if before != self._info:
             raise ServerError(f"The server that was started again at {self.base_url} isn't what it was.")
         return True
@@ -238,8 +261,8 @@ class ScoringClient:
     async def _retry(self, call: Callable[[], Awaitable[Any]]) -> Any:
         retrying = AsyncRetrying(
             retry=retry_if_exception(_passing),
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(multiplier=0.5, max=20),
+            stop=_give_up,
+            wait=_wait,
             reraise=True,
         )
 
@@ -257,11 +280,12 @@ class ScoringClient:
         except openai.NotFoundError as e:
             raise _NoRouteError(f"The server answered 404: {_reason(e.message)}") from e
         except openai.APIStatusError as e:
-            raise ServerError(f"The server answered {e.status_code}: {_reason(e.message)}") from e
+            kind = GoneError if e.status_code >= 500 else ServerError
+            raise kind(f"The server answered {e.status_code}: {_reason(e.message)}") from e
         except openai.APITimeoutError as e:
-            raise ServerError(f"The server at {self.base_url} did not answer in time.") from e
+            raise GoneError(f"The server at {self.base_url} did not answer in time.") from e
         except openai.APIConnectionError as e:
-            raise ServerError(f"No server can be reached at {self.base_url}.") from e
+            raise GoneError(f"No server can be reached at {self.base_url}.") from e
         except (openai.OpenAIError, ValueError) as e:
             raise ServerError(f"The server's answer can't be read ({type(e).__name__}: {e}).") from e
 

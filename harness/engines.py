@@ -84,6 +84,16 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
     try:
         await asyncio.to_thread(server.wait, report)
         async with _client(config, server.url) as client:
+
+            async def restart() -> None:
+                report(f"The server failed and is started again, once.{launch.why(server.log)}")
+                server.stop()
+                server.start()
+                await asyncio.to_thread(server.wait, report)
+                await client.connect()
+                await _attach(client, config, folders, report)
+
+            client.restart = restart
             yield client, await _attach(client, config, folders, report)
     finally:
         server.stop()

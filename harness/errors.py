@@ -28,6 +28,10 @@ class ServerError(HarnessError):
     exit_code = 3
 
 
+class GoneError(ServerError):
+    """A server doesn't answer any more: it died, hangs, or fails at every request."""
+
+
 class CanaryError(ServerError):
     """A server answers otherwise than it did: what it said since it was last checked can't be trusted."""
 

@@ -76,8 +76,8 @@ class Scorer:
                 if self._fresh:
                     await self._check()
                 return
-            except ServerError:
-                if not await self._engine.revive():
+            except ServerError as e:
+                if not await self._engine.revive(e):
                     raise
 
     async def _start(self) -> None:

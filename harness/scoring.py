@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from harness.errors import ServerError
 from harness.prompts import Encoded, logsumexp
 from harness.subject import Subject
 
@@ -56,7 +57,7 @@ class Engine(Protocol):
 
         """
 
-    async def revive(self) -> bool:
+    async def revive(self, error: ServerError) -> bool:
         """Bring an engine that died back, with the subjects' adapters; False where that can't be done."""
 
 

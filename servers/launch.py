@@ -27,6 +27,7 @@ from harness.modelinfo import ModelInfo
 from harness.paths import cache_dir
 from harness.vectors import SteeringVector
 from servers.steering.launch import launch_args
+from servers.watchdog import Watchdog
 
 Device = Literal["cpu", "gpu"]
 Report = Callable[[str], None]
@@ -183,13 +184,16 @@ def printable(config: ServerConfig) -> str:
     return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in env.items()), shlex.join(argv)])
 
 
-def _die_with_parent(signum: int) -> Callable[[], None]:
-    """Return a hook that asks Linux to signal the child when its parent dies, however it dies."""
+def _die_with_parent() -> Callable[[], None]:
+    """Return a hook that asks Linux to kill the child when the thread that started it ends, however it ends.
+
+    It covers the moment before the watchdog stands; the watchdog covers what the child starts.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
 
     def hook() -> None:
-        libc.prctl(1, signum, 0, 0, 0)
+        libc.prctl(1, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -200,14 +204,22 @@ class Server:
     """A vLLM server process that this process started."""
 
     def __init__(self, config: ServerConfig, log: Path, *, detached: bool = False) -> None:
-        check_port(config.host, config.port)
-        argv, env = command(config)
         self.config, self.log, self.detached = config, log, detached
         log.parent.mkdir(parents=True, exist_ok=True)
-        # One process (CPU): nothing else to clean up, so the kernel may kill it at once.
-        signum = signal.SIGKILL if config.device == "cpu" else signal.SIGTERM
-        tied = sys.platform == "linux" and not detached
-        with log.open("wb") as out:
+        log.write_bytes(b"")
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, now or again; to be called in the main thread, whose end it is tied to.
+
+        Raises:
+            InputError: the port is in use.
+
+        """
+        check_port(self.config.host, self.config.port)
+        argv, env = command(self.config)
+        tied = sys.platform == "linux" and not self.detached
+        with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 argv,
                 env=os.environ | env,
@@ -215,8 +227,9 @@ class Server:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(signum) if tied else None,
+                preexec_fn=_die_with_parent() if tied else None,
             )
+        self._watchdog = Watchdog(self.process.pid)
         self.started = time.monotonic()
 
     @property
@@ -251,6 +264,11 @@ class Server:
     def stop(self, grace: float = 1.0) -> None:
         """Stop it and everything it started: asked first, killed after ``grace`` seconds."""
         stop_group(self.process.pid, grace, self.process)
+        self._watchdog.release()
+
+    def let_go(self) -> None:
+        """Let it outlive this process."""
+        self._watchdog.release()
 
 
 def stop_group(pid: int, grace: float, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -353,6 +371,7 @@ def remember(server: Server) -> DetachedServer:
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(asdict(state)))
     fresh.replace(path)
+    server.let_go()
     return state
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: end cleanly at the first, at once at the second."""
+"""Ctrl-C and SIGTERM: end cleanly at the first, at once at the second, and never later than promised."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine
+from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SECONDS = 1.9
+"""After the first signal. What is still in the way then (a model being converted or imported) is cut off."""
 
 
 class _Stop:
-    """The first signal cancels the task; a second one ends the process where it stands."""
+    """The first signal cancels the task; a second one, or the deadline, ends the process where it stands.
 
-    def __init__(self) -> None:
+    That loses nothing: the journal is whole at any moment, and watchdogs kill the servers of a process that
+    ended. Python's own handlers are used, not the loop's: those wait for a loop that is busy.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         self.signum: int | None = None
-
-    def watch(self, task: asyncio.Task[Any]) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop, self._task = loop, task
         for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, self._on_signal, signum, task)
+            signal.signal(signum, self._on_signal)
 
-    def _on_signal(self, signum: int, task: asyncio.Task[Any]) -> None:
+    def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None:
             os._exit(128 + signum)
         self.signum = signum
-        task.cancel()
+        deadline = threading.Timer(SECONDS, os._exit, [128 + signum])
+        deadline.daemon = True
+        deadline.start()
+        self._loop.call_soon_threadsafe(self._task.cancel)
 
 
 def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
@@ -35,18 +44,19 @@ def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
 
     What the coroutine has to say about going on it says itself, when it is cancelled.
     """
-    stop = _Stop()
+    stop: _Stop | None = None
 
     async def watched() -> T:
+        nonlocal stop
         task = asyncio.current_task()
         assert task is not None
-        stop.watch(task)
+        stop = _Stop(asyncio.get_running_loop(), task)
         return await work
 
     try:
         return asyncio.run(watched())
     except asyncio.CancelledError:
-        if stop.signum is None:
+        if stop is None or stop.signum is None:
             raise
         sys.stderr.flush()
         sys.exit(128 + stop.signum)

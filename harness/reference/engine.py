@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from harness.adapters import Adapter, snapshot
-from harness.errors import InputError
+from harness.errors import InputError, ServerError
 from harness.modelinfo import ModelInfo, from_config, weights_digest
 from harness.prompts import load_tokenizer
 from harness.reference.hooks import HookedTerm, steering_batch
@@ -69,7 +69,7 @@ class ReferenceEngine:
         """It is this process."""
         return True
 
-    async def revive(self) -> bool:
+    async def revive(self, error: ServerError) -> bool:
         """Nothing of its own can die."""
         return False
 
