@@ -26,12 +26,13 @@ from harness.errors import InputError, ServerError
 from harness.modelinfo import ModelInfo
 from harness.paths import cache_dir
 from harness.vectors import SteeringVector
+from servers import mends
 from servers.steering.launch import launch_args
 from servers.watchdog import Watchdog
 
 Device = Literal["cpu", "gpu"]
 Report = Callable[[str], None]
-PLUGINS = "harness_info"
+PLUGINS = ("harness_info", mends.NAME)
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _STAGES = (
     (re.compile(r"Application startup complete"), "answering"),
@@ -149,7 +150,11 @@ def command(config: ServerConfig) -> tuple[list[str], dict[str, str]]:
     argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", config.model]
     argv += ["--served-model-name", config.info.name, "--host", config.host, "--port", str(config.port)]
     argv += ["--max-model-len", str(config.max_model_len), "--max-num-seqs", str(config.max_num_seqs)]
-    env = {"VLLM_PLUGINS": PLUGINS, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
+    env = {
+        "VLLM_PLUGINS": ",".join(PLUGINS),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     if config.device == "cpu":
         # Short items never fill CPU's default block of 128 tokens; one process and no tracing start fastest.
         argv += ["--dtype", "float32", "--block-size", "32", "--enforce-eager"]
@@ -168,7 +173,7 @@ def command(config: ServerConfig) -> tuple[list[str], dict[str, str]]:
             model_name=config.info.name,
         )
         argv += steering.arguments
-        env |= steering.environment([PLUGINS])
+        env |= steering.environment(PLUGINS)
     if Path(config.model).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
     if config.api_key:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-from servers.steering.patching import when_imported
+from servers import mends
+from servers.patching import when_imported
 
 GENERAL: Final = "harness_steering"
 ENDPOINTS: Final = "harness_steering_http"
@@ -21,11 +22,11 @@ def register() -> None:
     """Patch what this process will import: called in the API process, the engine core and every worker."""
     if is_registered():
         return
-    from servers.steering import admission_guard, keys, sampler_v1, status, worker
+    from servers.steering import admission_guard, keys, status, worker
 
     when_imported(keys.MODULE, keys.patch)
     when_imported(worker.MODULE, worker.patch)
-    when_imported(sampler_v1.MODULE, sampler_v1.patch)
+    mends.register()
     when_imported(status.MODULE, status.patch)
     when_imported(admission_guard.MODULE, admission_guard.patch)
     _registered.append(os.getpid())
