@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from harness.errors import InputError, unknown
-from harness.vectors import FloatVector, SteeringVector, VectorConfig, read_tensors
+from harness.modelinfo import model_info
+from harness.models import MODELS, is_prepared
+from harness.vectors import FloatVector, SteeringVector, VectorConfig, check_base, read_tensors, write_vector
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,30 @@ def import_vectors(source: Path, name: str, config: VectorConfig, tensor: str | 
                 raise unknown("tensor", key, tensors)
             return _from_array(source, tensors[key], name, config)
     raise InputError(f"{source}: unknown format '{source.suffix}'. Valid: .gguf, .npy, .safetensors.")
+
+
+def import_file(
+    source: Path, name: str, config: VectorConfig, output_dir: Path, tensor: str | None = None
+) -> Imported:
+    """Import a file into new vector folders below ``output_dir``; checks them where the base model is here.
+
+    Raises:
+        InputError: what :func:`import_vectors` refuses, a vector that doesn't fit the model, a folder that exists.
+
+    """
+    found = import_vectors(source, name, config, tensor)
+    model = config.base_model
+    here = is_prepared(model) if model in MODELS else Path(model).is_dir()
+    info = model_info(model) if here else None
+    for vector in found.vectors:
+        if info:
+            check_base(vector, info)
+        if (output_dir / vector.name).exists():
+            raise InputError(f"{output_dir / vector.name}: exists already; give another --name.")
+    for vector in found.vectors:
+        write_vector(output_dir / vector.name, vector)
+    unchecked = () if info else (f"'{model}' is not on this machine: size and layers are not checked.",)
+    return replace(found, notes=(*found.notes, *unchecked))
 
 
 def export_vectors(vectors: Sequence[SteeringVector], target: Path, model_hint: str = "") -> tuple[str, ...]:

@@ -226,6 +226,19 @@ def find_vector(name: str, folders: Sequence[Path]) -> Path:
     return known[name]
 
 
+def describe(vector: SteeringVector) -> dict[str, Any]:
+    """Return what is to be said about a vector, as a JSON object."""
+    config = {key: value for key, value in asdict(vector.config).items() if value is not None}
+    return {
+        "name": vector.name,
+        "path": str(vector.path) if vector.path else None,
+        "digest": vector.digest,
+        "hidden_size": int(vector.values.size),
+        "norm": vector.norm,
+        **config,
+    }
+
+
 def check_base(vector: SteeringVector, model: ModelInfo, digest: str | None = None) -> None:
     """Refuse a vector of another model: by size, layer, weights' digest where both are known, else by name.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import browse, report, run, serve, train
+from harness.cli import browse, report, run, serve, train, vector
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ def root(
 app.command("run")(run.run_command)
 app.command("serve")(serve.serve_command)
 app.add_typer(train.app, name="train")
+app.add_typer(vector.app, name="vector")
 app.add_typer(report.app, name="report")
 app.add_typer(browse.model_app, name="model")
 app.add_typer(browse.suites_app, name="suites")
