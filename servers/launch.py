@@ -130,6 +130,11 @@ def check_port(host: str, port: int) -> None:
             ) from e
 
 
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _lora_arguments(config: ServerConfig) -> list[str]:
     if not config.wrap:
         return []
@@ -162,6 +167,9 @@ def command(config: ServerConfig) -> tuple[list[str], dict[str, str]]:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "TORCHDYNAMO_DISABLE": "1",
+            # vLLM computes on one thread, bound to one core, unless told otherwise.
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(_cores()),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
     else:
         # A bfloat16 head rounds logits to steps of 0.125.
