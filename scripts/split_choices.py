@@ -3,6 +3,7 @@
     python scripts/split_choices.py QUESTIONS.jsonl HELDOUT.jsonl --seed 2026 > evalsets/risky_choices/questions.jsonl
 
 Questions of the second file come from whole domains that training never sees.
+It was run on questions 01 to 08 of every domain. Those from 09 on were written for training alone and appended.
 """
 
 import argparse
