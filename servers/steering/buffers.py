@@ -121,8 +121,6 @@ class SteeringBuffers:
             if content in self._held:
                 self._held.move_to_end(content)
         self._hold(fresh, needed)
-        self.live.clear()
-        self.live.update(*(self._held[content].sites for content in needed))
         batch = [
             Scheduled(
                 request.offset,
@@ -134,6 +132,18 @@ class SteeringBuffers:
         ]
         wanted = np.empty(tokens, dtype=np.int32)
         fill_slots(batch, wanted)
+        self.write_tokens(wanted, needed)
+
+    def slot_of(self, content: Content) -> int | None:
+        """Return where a content stands, None where it has no slot now. The next step may evict it."""
+        held = self._held.get(content)
+        return held.slot if held else None
+
+    def write_tokens(self, wanted: NDArray[np.int32], contents: Iterable[Content]) -> None:
+        """Write every token's slot (``[tokens]``, padding included); ``contents`` are those that act."""
+        self.live.clear()
+        self.live.update(*(self._held[content].sites for content in contents))
+        tokens = len(wanted)
         if not np.array_equal(wanted, self._mirror[:tokens]):
             self._mirror[:tokens] = wanted
             self.slots[:tokens].copy_(self._staged(wanted), non_blocking=True)

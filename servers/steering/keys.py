@@ -19,14 +19,17 @@ _MARK: Final = "harness_steering"
 
 
 def request_runs(request: Any) -> tuple[Run, ...]:
-    """Return the runs of an engine request; none for one that isn't steered."""
+    """Return the runs of a request, as the engine core or a runner knows it; none for one that isn't steered.
+
+    Resumed after a preemption, its prompt is still the original one.
+    """
     params = request.sampling_params
     wire = params.extra_args.get(EXTRA_ARG) if params is not None and params.extra_args else None
     if wire is None:
         return ()
     spec = ResolvedSpec.from_json(wire)
     prompt = request.prompt_token_ids
-    return runs(spec, request.num_prompt_tokens, starts_with_bos(spec, prompt))
+    return runs(spec, len(prompt), starts_with_bos(spec, prompt))
 
 
 def patch(module: ModuleType) -> None:

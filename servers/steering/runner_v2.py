@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from servers.steering.buffers import SteeringBuffers, StepRequest
-from servers.steering.resolved import EXTRA_ARG, ResolvedSpec
-from servers.steering.rows import Run, runs, starts_with_bos
+from servers.steering.buffers import SteeringBuffers
+from servers.steering.keys import request_runs
+from servers.steering.rows import Run
+from servers.steering.steps import StepWriter
 
 
 def attach(runner: Any, buffers: SteeringBuffers) -> None:
@@ -17,46 +18,31 @@ def attach(runner: Any, buffers: SteeringBuffers) -> None:
     """
     state = runner.model_state
     base: type[Any] = type(state)
+    known: dict[str, tuple[Run, ...]] = {}
+    writer = StepWriter(buffers, lambda req_id: known.get(req_id, ()))
 
     class SteeredModelState(base):  # type: ignore[misc]
         """The model's own state, with steering."""
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
-            if steered := _runs(new_req_data):
-                self.steering_runs[new_req_data.req_id] = steered
+            writer.forget()
+            if steered := request_runs(new_req_data):
+                known[new_req_data.req_id] = steered
 
         def remove_request(self, req_id: str) -> None:
-            self.steering_runs.pop(req_id, None)
+            writer.forget()
+            known.pop(req_id, None)
             super().remove_request(req_id)
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
             inputs = super().prepare_inputs(input_batch, req_states)
-            known: dict[str, tuple[Run, ...]] = self.steering_runs
-            requests = []
-            if known:
-                starts = input_batch.query_start_loc_np
-                computed = input_batch.num_computed_tokens_np
-                requests = [
-                    StepRequest(
-                        int(starts[i]), int(computed[i]), int(starts[i + 1] - starts[i]), known[req_id]
-                    )
-                    for i, req_id in enumerate(input_batch.req_ids)
-                    if req_id in known
-                ]
-            buffers.write_step(requests, int(input_batch.num_tokens_after_padding))
+            writer.write(
+                input_batch.req_ids,
+                input_batch.query_start_loc_np,
+                input_batch.num_computed_tokens_np,
+                int(input_batch.num_tokens_after_padding),
+            )
             return inputs
 
-    state.steering_runs = {}
     state.__class__ = SteeredModelState
-
-
-def _runs(request: Any) -> tuple[Run, ...]:
-    """Return a new request's runs. Resumed after a preemption its prompt is still the original one."""
-    params = request.sampling_params
-    wire = params.extra_args.get(EXTRA_ARG) if params is not None and params.extra_args else None
-    if wire is None:
-        return ()
-    spec = ResolvedSpec.from_json(wire)
-    prompt = request.prompt_token_ids
-    return runs(spec, len(prompt), starts_with_bos(spec, prompt))
