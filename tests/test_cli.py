@@ -203,7 +203,11 @@ def test_a_detached_server_is_used_and_stopped(
     try:
         assert served.returncode == 0, served.stderr
         assert "made_safe as made_safe-" in served.stdout
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
+        for path in ("models", "steering", "steering_vectors", "harness/info"):
+            assert httpx.get(f"http://127.0.0.1:{port}/v1/{path}").status_code == 401
+        for path in ("completions", "load_steering_vector", "unload_steering_vector", "load_lora_adapter"):
+            body = {"model": "nobody@0.5", "vector_name": "x", "vector_path": "/etc", "lora_name": "x"}
+            assert httpx.post(f"http://127.0.0.1:{port}/v1/{path}", json=body).status_code == 401
         assert "serves smollm2-135m-instruct" in run_cli("serve", "--status", **env).stdout
         assert "A detached server runs" in run_cli("serve", "--detach", "--port", port, **env).stderr
 

@@ -54,6 +54,7 @@ class Admission:
             RefusedError: with a sentence that says what would be valid.
 
         """
+        _check_raw(path, body)
         model, named = self._model(body.get("model"))
         xargs = _xargs(body)
         asked = self._argument(xargs)
@@ -158,6 +159,16 @@ def _xargs(body: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(xargs, Mapping):
         raise RefusedError("'vllm_xargs' must be a JSON object.", param="vllm_xargs")
     return xargs
+
+
+def _check_raw(path: str, body: Mapping[str, Any]) -> None:
+    """Refuse steering in raw sampling parameters (``/inference/v1/generate``): nothing would check or hold it."""
+    params = body.get("sampling_params")
+    extra = params.get("extra_args") if isinstance(params, Mapping) else None
+    if isinstance(extra, Mapping) and (USER_ARG in extra or EXTRA_ARG in extra):
+        raise RefusedError(
+            f"{path} can't be steered. Valid: {', '.join(STEERED_PATHS)}.", param="sampling_params"
+        )
 
 
 def _check_body(body: Mapping[str, Any], spec: ResolvedSpec) -> None:

@@ -1,4 +1,4 @@
-"""The door of the API server: every request that names a model passes here, inside authentication.
+"""The door of the API server: every request that may ask for steering passes here, inside authentication.
 
 A pure ASGI layer: it reads the body, answers refusals itself before any stream opens, and hands the rest
 on with the names that vLLM knows. Plain requests go through as the bytes that they came as.
@@ -89,7 +89,7 @@ def _is_json(scope: Message) -> bool:
 
 
 def _names_a_model(body: object) -> bool:
-    return isinstance(body, dict) and ("model" in body or "vllm_xargs" in body)
+    return isinstance(body, dict) and any(key in body for key in ("model", "vllm_xargs", "sampling_params"))
 
 
 async def _body(receive: Receive) -> bytes:

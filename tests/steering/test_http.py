@@ -369,11 +369,11 @@ def test_other_paths_never_run_unsteered(client: httpx.Client) -> None:
     answer = client.post("/v1/responses", json={"model": "vec1", "input": "hello"})
     assert answer.status_code == 400
     assert "can't be steered" in answer.json()["error"]["message"]
-    raw = client.post(
-        "/inference/v1/generate",
-        json={"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 1, "extra_args": {"steering": "[]"}}},
-    )
-    assert 400 <= raw.status_code < 500
+    for key in ("steering", "steering_resolved"):
+        params = {"max_tokens": 1, "extra_args": {key: "[]"}}
+        raw = client.post("/inference/v1/generate", json={"token_ids": [1, 2, 3], "sampling_params": params})
+        assert raw.status_code == 400
+        assert "can't be steered" in raw.json()["error"]["message"]
 
 
 MALFORMED = (
