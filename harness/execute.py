@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,16 +44,28 @@ class Scorer:
     """
 
     def __init__(
-        self, engine: Engine, plan: Plan, journal: Journal, cache: AnswerCache | None, progress: Progress
+        self,
+        engine: Engine,
+        plan: Plan,
+        journal: Journal,
+        cache: AnswerCache | None,
+        canaries: Sequence[dict[str, Any]],
+        progress: Progress,
     ) -> None:
         self._engine, self._plan, self._journal, self._cache = engine, plan, journal, cache
         self._progress = progress
         self._canary = Canary(engine, plan)
+        self._baseline = {_key(entry): _score(entry) for entry in canaries}
         self._trusted = journal.mark()
         self._fresh: list[tuple[Subject, list[tuple[ScoreRequest, NextToken]]]] = []
         self.scores: dict[Key, Score] = {_key(entry): _score(entry) for entry in journal.entries}
         self.from_cache = 0
         """Passes that came from the cache."""
+
+    @property
+    def canaries(self) -> list[dict[str, Any]]:
+        """What the canaries were when the run began, for those who go on with it."""
+        return [_entry(key, score) for key, score in self._baseline.items()]
 
     @property
     def noise(self) -> float:
@@ -70,7 +82,6 @@ class Scorer:
         """
         while True:
             try:
-                await self._start()
                 for subject, suite in self._blocks():
                     await self._block(subject, suite)
                 if self._fresh:
@@ -79,11 +90,19 @@ class Scorer:
             except ServerError as e:
                 if not await self._engine.revive(e):
                     raise
+                await self.start()
 
-    async def _start(self) -> None:
-        """Let the first canary vouch for what the journal and the cache know, then take the cache's part."""
+    async def start(self) -> None:
+        """Let the first canary vouch for what the journal and the cache know, then take the cache's part.
+
+        Raises:
+            CanaryError: the engine isn't the one that answered before.
+            RunError: the journal can't be written.
+
+        """
         cached = dict(self._cached())
-        await self._canary.start(self.scores | cached)
+        await self._canary.start(self._baseline | self.scores | cached)
+        self._baseline = self._baseline or self._canary.first
         self._keep(list(cached.items()))
         self.from_cache += len(cached)
         self._trusted = self._journal.mark()

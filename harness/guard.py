@@ -34,8 +34,12 @@ class Canary:
         """The largest change of a logit difference that repetition made, in nats: below it nothing counts."""
 
     @property
-    def keys(self) -> list[Key]:
-        """What the canaries are in the plan."""
+    def first(self) -> dict[Key, Score]:
+        """What the canaries were when they were first scored."""
+        return dict(zip(self._keys, self._first, strict=True))
+
+    @property
+    def _keys(self) -> list[Key]:
         return [(suite, BASE.name, encoded.item.id) for suite, encoded in self._picked]
 
     @property
@@ -58,7 +62,7 @@ class Canary:
         """
         self._first = await self._score(backwards=False)
         self.noise = self._largest(await self._score(backwards=True))
-        before = [known.get(key) or first for key, first in zip(self.keys, self._first, strict=True)]
+        before = [known.get(key) or first for key, first in zip(self._keys, self._first, strict=True)]
         self._compare(before, "what was kept from before")
 
     async def check(self) -> None:

@@ -76,6 +76,7 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
         "git": git_state(),
         "engine": engine.fingerprint,
         "from_cache": 0,
+        "canaries": [],
         "tokenizer_digest": tokenizer_digest(engine.tokenizer),
         "suites": {
             suite.name: {

@@ -57,12 +57,14 @@ async def run(
                 report(f"Cut a torn last line of {journal.cut_off} bytes off the journal")
             with _kept(journal, plan, folder, config):
                 cache = _open_cache(config, engine, report)
-                scorer = Scorer(engine, plan, journal, cache, progress)
-                await scorer.run()
+                scorer = Scorer(engine, plan, journal, cache, manifest["canaries"], progress)
+                await scorer.start()
                 if scorer.from_cache:
                     report(f"{scorer.from_cache} of {plan.passes} passes came from the cache")
-                    manifest["from_cache"] += scorer.from_cache
-                    write_json(folder / MANIFEST, manifest)
+                manifest["from_cache"] += scorer.from_cache
+                manifest["canaries"] = scorer.canaries
+                write_json(folder / MANIFEST, manifest)
+                await scorer.run()
                 if cache and cache.failure:
                     report(cache.failure)
                 return finish(folder, plan, scorer.scores, scorer.noise, engine)
