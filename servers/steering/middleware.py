@@ -53,7 +53,7 @@ class SteeringMiddleware:
         path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
         try:
             raw = await _body(receive)
-            body = _parse(raw)
+            body = parse_body(raw)
             admitted = self._admission().admit(path, body) if _names_a_model(body) else None
         except RefusedError as e:
             await _answer(send, e)
@@ -108,7 +108,13 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _parse(raw: bytes) -> Any:
+def parse_body(raw: bytes) -> Any:
+    """Read a request's body.
+
+    Raises:
+        RefusedError: it is no JSON.
+
+    """
     try:
         return json.loads(raw) if raw else None
     except (ValueError, RecursionError) as e:

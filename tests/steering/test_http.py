@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from harness.vectors import write_vector
 from tests.steering import serving, tiny
+from tests.steering.malformed import MALFORMED, malformed
 from tests.steering.serving import LAYERS, NAME, SteeringServer
 
 pytestmark = pytest.mark.slow
@@ -376,68 +377,6 @@ def test_other_paths_never_run_unsteered(client: httpx.Client) -> None:
         assert "can't be steered" in raw.json()["error"]["message"]
 
 
-MALFORMED = (
-    "deep",
-    "huge_number",
-    "not_finite",
-    "unicode",
-    "wrong_type",
-    "huge_body",
-    "unknown",
-    "name",
-    "random",
-)
-
-
-def malformed(rng: random.Random, kind: str) -> dict[str, Any] | bytes:
-    """Return a request that must be refused."""
-    given = {"model": NAME, "prompt": [5, 6, 7], "max_tokens": 1}
-    term: dict[str, Any] = {"vector": "vec1", "scale": 0.5}
-    junk = [None, True, [], {}, -1, 1.5, "x", [1], {"a": 1}]
-    if kind == "deep":
-        depth = rng.randrange(200, 20_000)
-        if rng.random() < 0.2:
-            return b'{"model":"x","prompt":' + b"[" * depth + b"]" * depth + b"}"
-        return {**given, "vllm_xargs": {"steering": "[" * depth + "]" * rng.choice([0, depth])}}
-    if kind == "huge_number":
-        key = rng.choice(["scale", "layer"])
-        text = json.dumps([term | {key: 1}]).replace(
-            f'"{key}": 1', f'"{key}": ' + "9" * rng.randrange(300, 6_000)
-        )
-        return {**given, "vllm_xargs": {"steering": text}}
-    if kind == "not_finite":
-        text = (
-            f'[{{"vector":"vec1","scale":{rng.choice(["NaN", "Infinity", "-Infinity", "1e999", "-1e400"])}}}]'
-        )
-        return {**given, "vllm_xargs": {"steering": text}}
-    if kind == "unicode":
-        name = "vec1" + "".join(
-            chr(rng.choice([0x202E, 0x0, 0x1F600, 0xE9, 0x200B, 0xFF11])) for _ in range(3)
-        )
-        if rng.random() < 0.5:
-            return {**given, "model": name}
-        return {**given, "vllm_xargs": {"steering": json.dumps([term | {"vector": name}])}}
-    if kind == "wrong_type":
-        key = rng.choice(["vector", "layer", "hook", "scale", "mode", "selector", "bos"])
-        wrong = [
-            v
-            for v in junk
-            if v is not None and not (key == "scale" and isinstance(v, int | float) and v is not True)
-        ]
-        wrong = [v for v in wrong if not (key == "bos" and v is True)]
-        return {**given, "vllm_xargs": {"steering": json.dumps([term | {key: rng.choice(wrong)}])}}
-    if kind == "huge_body":
-        return {**given, "vllm_xargs": {"steering": "[" + '{"vector":"vec1"},' * 40_000 + "1]"}}
-    if kind == "unknown":
-        key = rng.choice(["strength", "Vector", "position", "__class__"])
-        return {**given, "vllm_xargs": {"steering": json.dumps([term | {key: 1}])}}
-    if kind == "name":
-        tail = "".join(rng.choice("@+L.0123456789relallpos-") for _ in range(rng.randrange(1, 40)))
-        return {**given, "model": "vec1@@" + tail}
-    text = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 200))).decode("latin-1")
-    return {**given, "vllm_xargs": {"steering": text}}
-
-
 def test_malformed_specs(steering_server: SteeringServer, reference: tiny.Reference) -> None:
     """5,000 malformed requests: a 4xx each, memory flat, and the next request answered rightly."""
     rng = random.Random(0)
@@ -449,7 +388,7 @@ def test_malformed_specs(steering_server: SteeringServer, reference: tiny.Refere
         async with httpx.AsyncClient(base_url=steering_server.url, timeout=120) as made:
 
             async def one(kind: str) -> None:
-                given = malformed(rng, kind)
+                given = malformed(rng, kind, NAME, "vec1")
                 content = given if isinstance(given, bytes) else json.dumps(given).encode()
                 async with gate:
                     response = await made.post(

@@ -1,0 +1,128 @@
+"""The admission function alone: what it makes of names and specs, and that it refuses 5,000 malformed ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.modelinfo import ModelInfo
+from harness.vectors import write_vector
+from servers.steering.admission import Admission, RefusedError
+from servers.steering.limits import Limits
+from servers.steering.middleware import parse_body
+from servers.steering.registry import Registry
+from servers.steering.resolved import EXTRA_ARG, ResolvedSpec
+from tests.steering import tiny
+from tests.steering.malformed import MALFORMED, malformed
+
+INFO = ModelInfo("tiny", "LlamaForCausalLM", 4, tiny.HIDDEN, 128, 128, 64)
+
+
+@pytest.fixture(scope="module")
+def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
+    folder = tmp_path_factory.mktemp("vectors")
+    made = [tiny.vector(f"vec{i}", i) for i in range(3)]
+    registry = made_registry(folder)
+    for vector in made:
+        asyncio.run(registry.load(vector.name, write_vector(folder / vector.name, vector), replace=False))
+    registry.adapters["lora_a"] = "lora_a-0123456789ab"
+    return Admission(registry, Limits(4, "float32", 4, 64, 1), ("tiny",), tiny.BOS)
+
+
+def made_registry(folder: Path) -> Registry:
+    async def send(_method: str, _args: tuple[object, ...]) -> None:
+        await asyncio.sleep(0)
+
+    return Registry(INFO, None, [folder], send)
+
+
+def admit(admission: Admission, given: dict[str, Any] | bytes) -> Any:
+    """Read a body as the server does and admit it."""
+    raw = given if isinstance(given, bytes) else json.dumps(given).encode()
+    return admission.admit("/v1/completions", parse_body(raw))
+
+
+def plain(**more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 1, **more}
+
+
+def test_5000_malformed_specs(admission: Admission) -> None:
+    rng = random.Random(1)
+    kinds = [rng.choice(MALFORMED[:5] + MALFORMED[6:]) for _ in range(4_980)] + ["huge_body"] * 20
+    found: Counter[tuple[str, int]] = Counter()
+    before = 0
+    tracemalloc.start()
+    try:
+        for i, kind in enumerate(kinds):
+            if i == 1_000:
+                before = tracemalloc.get_traced_memory()[0]
+            with pytest.raises(RefusedError) as refused:
+                admit(admission, malformed(rng, kind, "tiny", "vec1"))
+            message = str(refused.value)
+            assert 10 < len(message) < 1_000
+            assert message.isascii() or "…" in message
+            found[kind, refused.value.status] += 1
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    print(f"by class: {dict(sorted(found.items()))}; memory grew by {grown / 2**20:.2f} MiB")
+    assert sum(found.values()) == 5_000
+    assert {kind for kind, _ in found} == set(MALFORMED)
+    assert all(status in (400, 404) for _, status in found)
+    assert grown < 8 << 20
+    right = admit(admission, plain(model="vec1@0.5"))
+    (term,) = ResolvedSpec.from_json(right.body["vllm_xargs"][EXTRA_ARG]).terms
+    assert (term.addition.scale, term.selector) == (0.5, "last")
+
+
+def test_names_become_base_or_lora_and_a_spec(admission: Admission) -> None:
+    digest = admission.registry.vectors["vec1"].digest
+    for name in ("vec1@0.5@all", f"vec1-{digest[:12]}@0.5@all"):
+        admitted = admit(admission, plain(model=name))
+        assert admitted.body["model"] == "tiny"
+        assert admitted.shown == name
+        assert admitted.spec.digests == {digest}
+    both = admit(admission, plain(model="lora_a+vec1"))
+    assert both.body["model"] == "lora_a-0123456789ab"
+    assert both.spec.digests == {digest}
+    assert not admit(admission, plain()).changed
+    assert not admit(admission, plain(model="vec1@0")).spec.terms
+
+
+def test_raw_sampling_parameters_are_refused(admission: Admission) -> None:
+    for key in ("steering", "steering_resolved"):
+        with pytest.raises(RefusedError, match="can't be steered"):
+            admission.admit("/inference/v1/generate", {"sampling_params": {"extra_args": {key: "[]"}}})
+    with pytest.raises(RefusedError, match="can't be steered"):
+        admission.admit("/v1/embeddings", {"model": "vec1", "input": "x"})
+    assert not admission.admit(
+        "/inference/v1/generate", {"sampling_params": {"extra_args": {"a": 1}}}
+    ).changed
+
+
+def test_reloading_and_unloading(tmp_path: Path) -> None:
+    registry = made_registry(tmp_path)
+    admission = Admission(registry, Limits(4, "float32", 4, 64, 1), ("tiny",), tiny.BOS)
+
+    def load(seed: int, name: str = "v") -> str:
+        folder = write_vector(tmp_path / f"{name}{seed}", tiny.vector("v", seed))
+        return asyncio.run(registry.load(name, folder, replace=True)).served_name
+
+    first, second = load(1), load(2)
+    assert admit(admission, plain(model=second)).spec == admit(admission, plain(model="v")).spec
+    with pytest.raises(RefusedError, match="does not exist"):
+        admit(admission, plain(model=first))
+    assert load(2, second) == second
+    asyncio.run(registry.unload("v"))
+    assert admit(admission, plain(model=second)).spec.terms
+    asyncio.run(registry.unload(second))
+    with pytest.raises(RefusedError, match="does not exist"):
+        admit(admission, plain(model=second))
+    assert not registry.knows(tiny.vector("v", 2).digest)
