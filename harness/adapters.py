@@ -195,14 +195,24 @@ def _check_config(file: Path, config: dict[str, Any], model: ModelInfo) -> None:
         ("bias", ("none", None)),
         ("use_dora", (False, None)),
         ("modules_to_save", (None, [])),
+        ("lora_bias", (False, None)),
+        ("layer_replication", (None, [])),
     ):
         if config.get(key) not in plain:
             raise InputError(f"{file}: {key} is {config[key]!r}; vLLM can't serve that, only plain LoRA.")
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(key) or {}
+        if not isinstance(pattern, dict) or not all(_positive(value) for value in pattern.values()):
+            raise InputError(f"{file}: {key} is {pattern!r:.80}; an object of modules' numbers is needed.")
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise InputError(f"{file}: base_model_name_or_path is {base!r}; the base model's name is needed.")
     if Path(base).name.lower() != Path(model.name).name.lower():
         raise InputError(f"{file}: was trained for the base model '{base}', not for '{model.name}'.")
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _check_weights(file: Path, config: dict[str, Any], model: ModelInfo) -> tuple[tuple[str, ...], bytes]:
@@ -295,6 +305,6 @@ def _behavior(path: Path) -> str | None:
         return None
     try:
         behavior = json.loads(file.read_text("utf-8")).get("behavior")
-    except (ValueError, AttributeError) as e:
+    except (OSError, ValueError, AttributeError, RecursionError) as e:
         raise InputError(f"{file}: is not a training record ({e}).") from e
     return behavior if isinstance(behavior, str) else None

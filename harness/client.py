@@ -110,9 +110,10 @@ class ScoringClient:
         self._info, self._instance = await self._describe()
         self._steering = await self._get("/v1/steering", absent={})
 
-    async def _describe(self) -> tuple[dict[str, Any], str | None]:
+    async def _describe(self, *, patient: bool = False) -> tuple[dict[str, Any], str | None]:
         """Return what determines the server's numbers, and which process it is (None if it doesn't say)."""
-        info = await self._get("/v1/harness/info", absent={}) or await self._get("/version", absent={})
+        info = await self._get("/v1/harness/info", absent={}, patient=patient)
+        info = info or await self._get("/version", absent={}, patient=patient)
         instance = info.pop("instance", None)
         return info, instance
 
@@ -125,7 +126,7 @@ class ScoringClient:
         """
         if self._instance is None:
             return False
-        info, instance = await self._describe()
+        info, instance = await self._describe(patient=True)
         if info != self._info:
             changed = sorted(key for key in {*info, *self._info} if info.get(key) != self._info.get(key))
             raise ServerError(
@@ -240,10 +241,11 @@ class ScoringClient:
             )
         return [_read_choice(choice, request) for choice, request in _paired(response.choices, batch)]
 
-    async def _get(self, path: str, absent: Any = None) -> Any:
+    async def _get(self, path: str, absent: Any = None, *, patient: bool = False) -> Any:
         """GET JSON; ``absent`` is returned where the server has no such route."""
         try:
-            return await self._told(lambda: self._openai.get(f"{self.base_url}{path}", cast_to=object))
+            asked = self._retry if patient else self._told
+            return await asked(lambda: self._openai.get(f"{self.base_url}{path}", cast_to=object))
         except _NoRouteError:
             if absent is not None:
                 return absent

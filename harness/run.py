@@ -18,7 +18,7 @@ from harness.manifest import make_manifest
 from harness.plan import Plan, encode_suite, load_suites
 from harness.prompts import PromptBuilder
 from harness.results import write_json
-from harness.runfolder import JOURNAL, MANIFEST, check_same, new_folder, read_manifest, way_on
+from harness.runfolder import JOURNAL, MANIFEST, check_same, check_writable, new_folder, read_manifest, way_on
 from harness.scoring import Engine
 
 
@@ -38,6 +38,8 @@ async def run(
 
     """
     suites = load_suites(config.suite, config.limit)
+    if resume is None:
+        check_writable(config)
     with ExitStack() as stack:
         # A folder's lock is taken before a server is started for it.
         journal = stack.enter_context(Journal(resume / JOURNAL)) if resume else None

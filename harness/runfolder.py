@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,22 @@ from harness.paths import runs_dir
 from harness.results import SCHEMA_VERSION
 
 JOURNAL, MANIFEST = "journal.jsonl", "manifest.json"
+
+
+def check_writable(config: RunConfig) -> None:
+    """Try where the run's folder will be, before anything long begins.
+
+    Raises:
+        InputError: nothing can be written there.
+
+    """
+    place = config.output_dir or runs_dir()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as e:
+        raise InputError(f"{place}: can't be written ({e.strerror}). Give a writable --output-dir.") from e
 
 
 def new_folder(config: RunConfig) -> Path:
