@@ -172,6 +172,14 @@ class ScoringClient:
         """What the server says about steering; empty on one that can't steer."""
         return self._steering
 
+    async def tokenize(self, what: dict[str, Any]) -> list[int]:
+        """Return the server's token ids of a ``prompt`` or of chat ``messages``."""
+        body = {"model": self.base_name, **what}
+        answer: Any = await self._told(
+            lambda: self._openai.post(f"{self.base_url}/tokenize", body=body, cast_to=object)
+        )
+        return list(answer["tokens"])
+
     async def load_lora(self, name: str, path: str) -> None:
         """Load an adapter into the running server under a content-addressed name."""
         await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})

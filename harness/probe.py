@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.client import ScoringClient
 from harness.errors import InputError
-from harness.scoring import NextToken, ScoreRequest
+from harness.scoring import Engine, NextToken, ScoreRequest
 from harness.subject import BASE, Subject
 
 TEXTS = (
@@ -13,17 +13,17 @@ TEXTS = (
 )
 
 
-def _requests(client: ScoringClient) -> list[ScoreRequest]:
-    tokenizer = client.tokenizer
+def _requests(engine: Engine) -> list[ScoreRequest]:
+    tokenizer = engine.tokenizer
     vocabulary = len(tokenizer)
     spread = tuple(range(vocabulary // 32, vocabulary, vocabulary // 16))
     return [ScoreRequest(tuple(tokenizer(text)["input_ids"]), spread) for text in TEXTS]
 
 
-async def answers(client: ScoringClient, subject: Subject) -> list[NextToken]:
+async def answers(engine: Engine, subject: Subject) -> list[NextToken]:
     """Return a subject's answers to the probe prompts."""
-    requests = _requests(client)
-    found = {index: answer async for index, answer in client.score(subject, requests)}
+    requests = _requests(engine)
+    found = {index: answer async for index, answer in engine.score(subject, requests)}
     return [found[index] for index in range(len(requests))]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import browse, report, run, serve, train, vector
+from harness.cli import browse, doctor, report, run, serve, train, vector
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def root(
 
 app.command("run")(run.run_command)
 app.command("serve")(serve.serve_command)
+app.command("doctor")(doctor.doctor_command)
 app.add_typer(train.app, name="train")
 app.add_typer(vector.app, name="vector")
 app.add_typer(report.app, name="report")
