@@ -96,7 +96,12 @@ def every_spec() -> list[str]:
 def test_the_table_in_mixed_batches(
     steering_server: SteeringServer, reference: tiny.Reference, lora_reference: tiny.Reference
 ) -> None:
-    """Steered beside plain beside LoRA beside LoRA + vector, each its own spec; cold, then from the cache."""
+    """Steered beside plain beside LoRA beside LoRA + vector, each its own spec; cold, then from the cache.
+
+    The largest difference, 8.7e-4 cold, warm and alone, is that of ``pos-2`` at resid_post in a prompt of two
+    tokens: there ‖h‖ is 25,000 at the BOS token, and rounding noise of one part in 2^24 after each layer moves
+    the reference's own log-probabilities by 2e-4 to 2e-3, steered or not. All others are below 1.4e-4.
+    """
     lengths = (2, 31, 32, 33, 70)
     cases: list[tuple[str, str, tiny.Reference]] = []
     for i, spec in enumerate(every_spec()):
