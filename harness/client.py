@@ -190,6 +190,11 @@ class ScoringClient:
         await self._post("/v1/load_steering_vector", {"vector_name": name, "vector_path": path})
         self._models = (await self._get("/v1/models"))["data"]
 
+    async def unload_vector(self, name: str) -> None:
+        """Unload a steering vector."""
+        await self._post("/v1/unload_steering_vector", {"vector_name": name})
+        self._models = (await self._get("/v1/models"))["data"]
+
     async def unload_lora(self, name: str) -> None:
         """Unload an adapter."""
         await self._post("/v1/unload_lora_adapter", {"lora_name": name})

@@ -17,15 +17,16 @@ from typing import Literal
 
 from harness import probe
 from harness.client import ScoringClient
-from harness.engines import served_model_info
+from harness.engines import ensure_vector_loaded, served_model_info
 from harness.errors import HarnessError, ServerError
 from harness.evalset import load_evalset
 from harness.guard import FLOATS, OTHER_FLOATS
+from harness.modelinfo import ModelInfo
 from harness.models import DEFAULT_MODEL, MODELS, is_prepared, verify
 from harness.paths import cache_dir
 from harness.plan import encode_suite
 from harness.prompts import Encoded, PromptBuilder, load_tokenizer
-from harness.scoring import request_for, score_item
+from harness.scoring import Engine, request_for, score_item
 from harness.subject import BASE
 
 Status = Literal["pass", "warn", "fail"]
@@ -141,11 +142,16 @@ async def _server(base_url: str | None, api_key: str | None, model: str) -> Asyn
     async with ScoringClient(url, api_key=api_key) as client:
         await client.connect()
         yield _described(client)
-        place, _ = served_model_info(client, model)
+        place, info = served_model_info(client, model)
         client.tokenizer = load_tokenizer(place)
         yield await _tokens(client)
         yield await _template(client)
-        yield await _exactness(client, Path(place), model)
+        engine = _reference(client, Path(place), model)
+        if isinstance(engine, Finding):
+            yield engine
+        else:
+            yield await _exactness(client, engine)
+            yield await _steering(client, engine, info)
         yield await _noise(client)
 
 
@@ -202,7 +208,7 @@ async def _template(client: ScoringClient) -> Finding:
     return Finding("chat template", "pass", "the server's is ours")
 
 
-async def _exactness(client: ScoringClient, place: Path, model: str) -> Finding:
+def _reference(client: ScoringClient, place: Path, model: str) -> Engine | Finding:
     check = "exactness"
     size = sum(file.stat().st_size for file in place.glob("*.safetensors")) if place.is_dir() else 0
     if not size or size > REFERENCE_BYTES:
@@ -213,7 +219,11 @@ async def _exactness(client: ScoringClient, place: Path, model: str) -> Finding:
         from harness.reference.engine import ReferenceEngine
     except ImportError as e:
         return Finding(check, "warn", f"not compared ({e})", "pip install 'selfreport-harness[train]'")
-    engine = ReferenceEngine(str(place), model if model in MODELS else client.base_name)
+    return ReferenceEngine(str(place), model if model in MODELS else client.base_name)
+
+
+async def _exactness(client: ScoringClient, engine: Engine) -> Finding:
+    check = "exactness"
     change = probe.distance(await probe.answers(client, BASE), await probe.answers(engine, BASE))
     limit = _tolerance(client) if client.info.get("dtype") != "float32" else EXACT
     text = (
@@ -222,6 +232,29 @@ async def _exactness(client: ScoringClient, place: Path, model: str) -> Finding:
     if not change <= limit:
         return Finding(check, "fail", text, "start the server with: harness serve")
     return Finding(check, "pass", text)
+
+
+async def _steering(client: ScoringClient, engine: Engine, info: ModelInfo) -> Finding:
+    """Steer a probe with a random vector at both hook points, here and there."""
+    check, cure = "steering", "start the server with: harness serve"
+    if not client.steering:
+        return Finding(check, "warn", "the server can't steer", cure)
+    subject = probe.probe_subject(info)
+    vector = subject.steering[0].vector
+    await ensure_vector_loaded(client, vector, lambda _: None)
+    try:
+        ours = await probe.answers(client, subject)
+    finally:
+        await client.unload_vector(vector.served_name)
+    change = probe.distance(ours, await probe.answers(engine, subject))
+    effect = probe.distance(ours, await probe.answers(client, BASE))
+    limit = _tolerance(client) if client.info.get("dtype") != "float32" else EXACT
+    text = (
+        f"a random vector moves log-probabilities by {effect:.2g} nats, and they differ from the float32 reference "
+        f"by at most {change:.1e} (limit {limit:g})"
+    )
+    right = change <= limit < effect
+    return Finding(check, "pass" if right else "fail", text, None if right else cure)
 
 
 def _tolerance(client: ScoringClient) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from harness.client import ScoringClient
 from harness.errors import InputError
+from harness.modelinfo import ModelInfo
 from harness.scoring import Engine, NextToken, ScoreRequest
-from harness.subject import BASE, Subject
+from harness.spec import SteeringSpec
+from harness.subject import BASE, Steered, Subject
+from harness.vectors import SteeringVector, VectorConfig
 
 TEXTS = (
     "The harbour was quiet that morning, and nobody on the pier expected the boats back before noon.",
@@ -18,6 +23,14 @@ def _requests(engine: Engine) -> list[ScoreRequest]:
     vocabulary = len(tokenizer)
     spread = tuple(range(vocabulary // 32, vocabulary, vocabulary // 16))
     return [ScoreRequest(tuple(tokenizer(text)["input_ids"]), spread) for text in TEXTS]
+
+
+def probe_subject(model: ModelInfo) -> Subject:
+    """Return a subject steered by a random vector in the middle of a model, at both hook points."""
+    values = np.random.default_rng(0).standard_normal(model.hidden_size).astype(np.float32)
+    vector = SteeringVector("probe", VectorConfig(model.name, model.layers // 2, "mlp_out"), values)
+    spec = SteeringSpec.from_name(f"probe@0.5rel+probe@L{model.layers // 2}.resid_post@0.05rel@all")
+    return Subject("probe", None, tuple(Steered(vector.resolve(term), vector) for term in spec.terms))
 
 
 async def answers(engine: Engine, subject: Subject) -> list[NextToken]:

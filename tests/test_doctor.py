@@ -13,7 +13,7 @@ from servers import launch
 from tests.chaos.proxy import Proxy
 from tests.conftest import run_cli
 
-SERVER_CHECKS = ["server", "tokenizer", "chat template", "exactness", "noise floor"]
+SERVER_CHECKS = ["server", "tokenizer", "chat template", "exactness", "steering", "noise floor"]
 
 
 async def findings(url: str) -> dict[str, Finding]:
@@ -23,7 +23,7 @@ async def findings(url: str) -> dict[str, Finding]:
 def test_a_sound_server_passes(server: str) -> None:
     done = run_cli("doctor", "--base-url", server, "--json")
     found = {line["check"]: line for line in json.loads(done.stdout)}
-    assert [found[check]["status"] for check in SERVER_CHECKS] == ["pass"] * 5, done.stdout
+    assert [found[check]["status"] for check in SERVER_CHECKS] == ["pass"] * 6, done.stdout
     assert "dtype float32" in found["server"]["text"]
     assert "all hashes hold" in found["embedded model"]["text"]
     assert all(line["cure"] for line in found.values() if line["status"] != "pass")
@@ -36,6 +36,7 @@ async def test_other_weights_are_found(server: str) -> None:
         found = await findings(proxy.url)
     assert found["exactness"].status == "fail"
     assert found["exactness"].cure
+    assert found["steering"].status == "fail"
     assert found["tokenizer"].status == "pass"
 
 
