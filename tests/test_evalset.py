@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from harness.choices import read_choices
+from harness.choices import Format, read_choices
 from harness.errors import InputError
 from harness.evalset import json_schemas, load_evalset, load_suite, suite_folders
 from harness.paths import data_dir
+from harness.prompts import PromptBuilder, load_tokenizer
+from harness.training.data import load_questions, questions_file
 
 ITEM = {
     "id": "s/a",
@@ -185,12 +188,8 @@ def test_choices_are_split_by_question_and_domain() -> None:
     assert {q.split for q in rest if q not in dealt} == {"train"}
 
 
-def test_no_stem_of_a_suite_is_in_the_training_text() -> None:
-    file = data_dir("evalsets") / "risky_choices" / "questions.jsonl"
-    train = [q for q in read_choices(file) if q.split == "train"]
-    text = "\n".join(part for q in train for part in (q.setup, q.positive.text, q.negative.text, q.setup))
-    for name in suite_folders():
-        for item in load_evalset(name).items:
-            assert item.question not in text
-            first_sentence = item.question.split("\n")[0]
-            assert first_sentence not in text, f"{name}: {item.id}"
+@pytest.mark.parametrize("how", ["named", "letter"])
+def test_every_training_question_has_answers_of_one_token(embedded_model: Path, how: Format) -> None:
+    builder = PromptBuilder(load_tokenizer(str(embedded_model)))
+    counts = Counter(choice.split for choice in read_choices(questions_file()))
+    assert len(load_questions(questions_file(), "train", how, builder)) == counts["train"]

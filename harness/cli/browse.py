@@ -78,13 +78,14 @@ def suites_show(
     items: Annotated[int, typer.Option(min=0, help="How many items to print.")] = 3,
     seed: Annotated[int | None, typer.Option(help="Print random items, drawn with this seed.")] = None,
 ) -> None:
-    """Show a suite's card and some of its items.
+    """Show a suite's card, how much its stems overlap and some of its items.
 
     Example: harness suites show awareness --items 30 --seed 1
     """
     import random
 
     from harness.evalset import load_evalset
+    from harness.overlap import N, overlaps
 
     suite = load_evalset(name)
     card = suite.card
@@ -93,6 +94,11 @@ def suites_show(
     typer.echo(
         f"{len(suite.stems)} stems, {len(suite.items)} items; template {card.template}; {card.license}"
     )
+    for whom, shared in overlaps(suite).items():
+        typer.echo(
+            f"{N}-grams shared {whom}: median {shared.median:.1%}, at most {shared.largest:.1%}"
+            f" ({', '.join(shared.pair)})"
+        )
     for limit in card.limits:
         typer.echo(f"limit: {limit}")
     chosen = list(suite.items)
