@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: help demo test test-steering check format clean setup-demo setup-test
+.PHONY: help demo test test-steering chaos check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,9 @@ test: setup-test check  ## Run the checks and the tests that need no GPU, but fo
 
 test-steering: setup-test  ## The steering plugin against real servers, many of them: half an hour on two cores
 	$(PY) -m pytest -m "not gpu" tests/steering
+
+chaos: setup-test  ## Kill, cut off and confuse runs by a seeded campaign, and count what is lost: some ten minutes
+	$(PY) -m tests.chaos.campaign --seed 1 --out reports/chaos/campaign.txt
 
 check: setup-test  ## Lint, formatting, types
 	.venv/bin/ruff check .

@@ -151,7 +151,8 @@ def test_a_damaged_journal(stopped: Path) -> None:
 def test_a_run_to_go_on_with_that_is_not_there(stopped: Path) -> None:
     runs = ["--output-dir", str(stopped.parent)]
     assert f"Did you mean {stopped.name}?" in refused("run", "--resume", "20260101-000000-abce", *runs)
-    assert "Unknown run 'last'" in refused("run", "--resume", "last", "--output-dir", str(stopped / "none"))
+    for resume in (["--resume", "last"], ["--resume"]):
+        assert "Unknown run 'last'" in refused("run", *resume, "--output-dir", str(stopped / "none"))
 
 
 def test_a_wrong_api_key(tmp_path: Path) -> None:

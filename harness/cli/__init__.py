@@ -52,6 +52,16 @@ app.add_typer(browse.suites_app, name="suites")
 app.add_typer(browse.runs_app, name="runs")
 
 
+def _with_last(arguments: list[str]) -> list[str]:
+    """Give a bare ``--resume`` its value; typer has no options whose value may be left out."""
+    following = [*arguments[1:], "--"]
+    return [
+        part
+        for argument, after in zip(arguments, following, strict=True)
+        for part in ([argument, "last"] if argument == "--resume" and after.startswith("-") else [argument])
+    ]
+
+
 def main() -> None:
     """Run the command line; a HarnessError becomes a sentence on stderr and its exit code."""
     # A tokenizer's own threads and warnings help nobody here.
@@ -60,7 +70,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        app()
+        app(_with_last(sys.argv[1:]))
     except HarnessError as e:
         sys.stderr.write(f"Error: {e}\n")
         sys.exit(e.exit_code)

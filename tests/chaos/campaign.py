@@ -134,6 +134,7 @@ class Campaign:
                 self.tally.faults[passing] += 1
             if code == 0 and (incident in TOO_LATE or not self._struck):
                 break
+            self.say(f"{incident} after {passing}: {code}, {'met' if self._struck else 'not met'}")
             self._judge(incident, code, said)
             if incident in left and self._struck:
                 left.remove(incident)
@@ -162,10 +163,15 @@ class Campaign:
         wrong = [] if code in expected else [f"ended with {code}"]
         wrong += ["traceback"] if "Traceback" in said else []
         wrong += ["no way on"] if code == 4 and "Go on with: harness run --resume" not in said else []
-        self.tally.unexpected += [f"{incident}: {what}: {said[-400:]}" for what in wrong]
+        for what in wrong:
+            self.tally.unexpected.append(f"{incident}: {what}: {said[-400:]}")
+            self.say(self.tally.unexpected[-1])
 
     def _verify(self, output: Path) -> None:
-        folder = next(p.parent for p in output.glob("*/results.json"))
+        folder = next((p.parent for p in output.glob("*/results.json")), None)
+        if folder is None:
+            self.tally.unexpected.append(f"round {self.tally.rounds} was never done")
+            return
         entries = [decode_line(line) for line in _journal(folder).splitlines()]
         keys = [(e["suite"], e["subject"], e["item"]) for e in entries if e]
         rows = load_run(folder).rows
