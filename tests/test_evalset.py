@@ -186,6 +186,16 @@ def test_choices_are_split_by_question_and_domain() -> None:
     shares = {s: sum(q.split == s for q in dealt) / len(dealt) for s in ("train", "development", "test")}
     assert shares == pytest.approx({"train": 0.7, "development": 0.1, "test": 0.2}, abs=0.01)
     assert {q.split for q in rest if q not in dealt} == {"train"}
+    later = [q for q in rest if q not in dealt]
+    own = [q for q in later if q.domain not in {d.domain for d in dealt}]
+    stated = (
+        f"Of the {len(later) + sum(q.split == 'train' for q in dealt)} training questions"
+        f" {sum(q.split == 'train' for q in dealt)} were split from the same pool as these; {len(later)} were"
+        f" written later for training alone, many of them plainer about what may go wrong,"
+        f" {len(own)} in {len({q.domain for q in own})} domains of their own."
+    )
+    for name in ("validation", "validation_letter", "validation_raw", "development"):
+        assert stated in load_evalset(name).card.limits
 
 
 @pytest.mark.parametrize("how", ["named", "letter"])
