@@ -11,9 +11,9 @@ The path of a request, and where to read it:
     Engine core. Prefix-cache keys of steered blocks.
 ``runner_v1``, ``runner_v2``
     Worker. What a step schedules, by version of vLLM's model runner.
-``plan``, ``buffers``, ``hooks``
+``steps``, ``plan``, ``buffers``, ``hooks``
     Worker. Persistent buffers, written before a step and read inside the compiled graph.
-``plugin``, ``patching``, ``support``, ``status``, ``worker``
+``plugin``, ``support``, ``status``, ``selfcheck``, ``worker``
     How it gets in, and the refusals where it would not be exact.
 """
 

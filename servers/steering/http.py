@@ -22,6 +22,7 @@ from servers.steering.loras import CheckedLoras
 from servers.steering.middleware import SteeringMiddleware, error_body, shown_model
 from servers.steering.registry import Registry
 from servers.steering.resolved import EXTRA_ARG, ResolvedSpec
+from servers.steering.selfcheck import self_check
 from servers.steering.status import METHOD as CORE_STATUS
 from servers.steering.support import TESTED, UnsupportedError, plugin_digest
 
@@ -107,6 +108,8 @@ class SteeringServer:
         self._loras = CheckedLoras(models, registry, vllm_config.lora_config, adapter_dirs)
         for name, path in vector_folders(vector_dirs).items():
             await registry.load(name, path, replace=False)
+        if config.allow_untested:
+            await self_check(engine_client, model.layers, model.hidden_size, worker["dtype"])
         limits = Limits(model.layers, worker["dtype"], config.classes, config.rows, config.lanes)
         self._admission = Admission(registry, limits, names, _bos_id(engine_client))
         admission_guard.checks.append(self._guard)

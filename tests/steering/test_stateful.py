@@ -18,8 +18,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from harness.modelinfo import read_config
 from harness.spec import Term
@@ -38,9 +36,7 @@ STEMS = [tiny.prompt(seed, 140) for seed in range(3)]
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
     """A server of a tiny Llama with room for few blocks: its URL, the model and the folder of vectors."""
-    model = tiny.make("llama", tmp_path_factory.mktemp("tiny") / "tiny")
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(tiny.VOCAB)}, unk_token="t0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="t1", eos_token="t2").save_pretrained(model)
+    model = tiny.make("llama", tmp_path_factory.mktemp("tiny") / "tiny", tokenizer=True)
     vectors = tmp_path_factory.mktemp("vectors")
     info = read_config(model, "tiny")
     extra = ("--num-gpu-blocks-override", "14")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from harness.reference.hooks import HookedTerm, steering
 from harness.spec import SteeringSpec
@@ -58,8 +60,11 @@ def config(family: str) -> Any:
     raise ValueError(family)
 
 
-def make(family: str, folder: Path, seed: int = 0) -> Path:
-    """Save a random model of a family, float32, with weights large enough to matter."""
+def make(family: str, folder: Path, seed: int = 0, tokenizer: bool = False) -> Path:
+    """Save a random model of a family, float32, with weights large enough to matter.
+
+    The tokenizer, which a server wants, knows one word a token.
+    """
     torch.manual_seed(seed)
     model: Any = transformers.AutoModelForCausalLM.from_config(config(family), dtype=torch.float32)
     for name, parameter in model.named_parameters():
@@ -67,6 +72,12 @@ def make(family: str, folder: Path, seed: int = 0) -> Path:
             torch.nn.init.normal_(parameter, std=1.0 if "embed" in name else 1.6 / parameter.shape[1] ** 0.5)
     model.generation_config = transformers.GenerationConfig(bos_token_id=BOS, eos_token_id=EOS)
     model.save_pretrained(folder)
+    if tokenizer:
+        words = Tokenizer(WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
+        made = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=words, bos_token=f"t{BOS}", eos_token=f"t{EOS}"
+        )
+        made.save_pretrained(folder)
     return folder
 
 
