@@ -79,12 +79,14 @@ class Proxy:
 
     async def __aenter__(self) -> Proxy:
         self._client = httpx.AsyncClient(timeout=None)
+        self._closing = asyncio.Event()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing.set()
         self._server.close()
         await self._client.aclose()
 
@@ -129,7 +131,8 @@ class Proxy:
         if fault:
             self.injected[fault] += 1
         if fault == "hangs":
-            await asyncio.sleep(3600)
+            await self._closing.wait()
+            return False
         if fault == "slow":
             await asyncio.sleep(self.slow)
         if fault == "no answer":
