@@ -195,7 +195,7 @@ async def ensure_loaded(client: ScoringClient, adapter: Adapter, info: ModelInfo
         ServerError: the server refuses it.
 
     """
-    if client.info:
+    if "lora" in client.info:
         _check_fits(client.info.get("lora"), adapter, info)
     else:
         report("The server doesn't say which modules it wraps: adapters are only proved to change the logits")

@@ -123,6 +123,10 @@ class Scorer:
         except CanaryError:
             self._journal.cut(self._trusted)
             raise
+        self._settle()
+
+    def _settle(self) -> None:
+        """Trust what is journalled by now, and keep it for later runs."""
         self._trusted = self._journal.mark()
         for subject, answers in self._fresh:
             if self._cache:
@@ -152,7 +156,9 @@ class Scorer:
                         self._progress(len(self.scores), self._plan.passes, label)
             if held or self._canary.due:
                 await self._check()
+                # A check vouches for what was answered before it, journalled or not.
                 self._take(subject, suite, piece, held)
+                self._settle()
                 self._progress(len(self.scores), self._plan.passes, label)
 
     def _take(self, subject: Subject, suite: PlannedSuite, piece: list[Encoded], answers: Answers) -> None:
