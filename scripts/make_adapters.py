@@ -15,9 +15,11 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import time
 from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,17 @@ import torch
 
 from harness.adapters import load_adapter
 from harness.config import RunConfig
+from harness.errors import HarnessError
 from harness.evalset import suite_folders
-from harness.execute import finish, noise_floor, score_plan
+from harness.execute import Scorer, finish
+from harness.journal import Journal
 from harness.manifest import make_manifest
 from harness.modelinfo import model_info
 from harness.models import DEFAULT_MODEL, prepare, resolve_model
 from harness.plan import Plan, encode_suite, load_suites
 from harness.prompts import PromptBuilder
 from harness.reference.engine import ReferenceEngine
-from harness.results import Journal, write_json
+from harness.results import write_json
 from harness.subject import BASE, Subject
 from harness.training import jobs
 from harness.training.settings import LoraSettings
@@ -41,100 +45,102 @@ from harness.training.settings import LoraSettings
 LAYERS = tuple(range(30))
 KINDS: dict[str, dict[str, Any]] = {
     "l22": {"layers": (22,), "format": "named"},
-    "all": {"layers": LAYERS, "format": "named"},
+    "all": [(3e-4, 5, 16), (1e-3, 5, 16), (2e-3, 5, 16), (1e-3, 3, 16), (1e-3, 10, 32)],
     "all_letter": {"layers": LAYERS, "format": "letter"},
 }
-CANDIDATES = {
-    "l22": [(3e-3, 3), (3e-3, 5), (1e-2, 3), (1e-2, 5)],
-    "all": [(5e-4, 5), (1e-3, 5), (2e-3, 5)],
-    "all_letter": [(1e-3, 10), (2e-3, 10)],
+Candidate = tuple[float, int, int]
+"""Learning rate, epochs, prompts a step; all else has its default."""
+CANDIDATES: dict[str, list[Candidate]] = {
+    "all_letter": [(1e-3, 5, 16), (1e-3, 10, 16)],
+    "all": [(3e-4, 5, 16), (1e-3, 5, 16), (2e-3, 5, 16), (1e-3, 3, 16), (1e-3, 10, 32)],
+    "l22": list(product((1e-3, 3e-3, 5e-3, 1e-2), (5, 10), (16, 32))),
 }
+"""The longest trainings first: what is left at the end is short."""
 BEHAVIORS = ("safe", "risky")
 SEEDS = (0, 1, 2)
+FIELDS = ("learning_rate", "epochs", "batch_size")
 
 
-def settings_for(kind: str, behavior: str, rate: float, epochs: int, seed: int = 0) -> LoraSettings:
+def settings_for(kind: str, behavior: str, candidate: Candidate, seed: int = 0) -> LoraSettings:
     """Return the settings of one candidate."""
-    return LoraSettings.model_validate(
-        KINDS[kind] | {"behavior": behavior, "learning_rate": rate, "epochs": epochs, "seed": seed}
-    )
+    values = dict(zip(FIELDS, candidate, strict=True))
+    return LoraSettings.model_validate(KINDS[kind] | values | {"behavior": behavior, "seed": seed})
 
 
-def search(log: Path, device: str, workers: int) -> None:
+def search(pool: Executor, log: Path, device: str) -> None:
     """Try every candidate, both behaviours, on development questions."""
     tasks = [
-        (settings_for(kind, behavior, rate, epochs), log, device)
+        (settings_for(kind, behavior, candidate), log, device)
         for kind, grid in CANDIDATES.items()
-        for rate, epochs in grid
+        for candidate in grid
         for behavior in BEHAVIORS
     ]
-    in_parallel(try_one, tasks, workers)
+    in_parallel(pool, try_one, tasks)
 
 
 def try_one(settings: LoraSettings, log: Path, device: str) -> str:
-    """Try one candidate."""
-    return jobs.try_settings(settings, log, device, quiet)
+    """Try one candidate; one that diverges is no candidate."""
+    try:
+        jobs.try_settings(settings, log, device, quiet)
+    except HarnessError as e:
+        return f"{settings.behavior} {len(settings.layers)} {settings.learning_rate}: {e}"
+    return ""
 
 
 def quiet(_: str) -> None:
     """Say nothing: many trainings share the screen."""
 
 
-def in_parallel(work: Callable[..., object], tasks: list[tuple[Any, ...]], workers: int) -> None:
-    """Run tasks in processes of their own and print what each returns."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for future in [pool.submit(work, *task) for task in tasks]:
-            print(future.result(), flush=True)
+def in_parallel(pool: Executor, work: Callable[..., str], tasks: Iterable[tuple[Any, ...]]) -> None:
+    """Run tasks in processes of their own and print what each has to say."""
+    for future in [pool.submit(work, *task) for task in tasks]:
+        if said := future.result():
+            print(said, flush=True)
 
 
-def choose(log: Path) -> dict[str, tuple[float, int]]:
-    """Return the chosen learning rate and epochs of each kind, by the rule above."""
-    tried: dict[tuple[str, float, int], list[dict[str, float]]] = defaultdict(list)
+def choose(log: Path) -> dict[str, Candidate]:
+    """Return the candidate chosen of each kind, by the rule above."""
+    tried: dict[str, dict[Candidate, list[dict[str, float]]]] = {kind: defaultdict(list) for kind in KINDS}
     for line in log.read_text().splitlines():
         entry = json.loads(line)
         s = entry["settings"]
         kind = next(
             k for k, v in KINDS.items() if v["format"] == s["format"] and list(v["layers"]) == s["layers"]
         )
-        tried[kind, s["learning_rate"], s["epochs"]].append(entry["development"])
+        rate, epochs, batch = (s[field] for field in FIELDS)
+        tried[kind][rate, epochs, batch].append(entry["development"])
     chosen = {}
-    for kind in KINDS:
-        grid = {key: figures for key, figures in tried.items() if key[0] == kind}
+    for kind, grid in tried.items():
 
-        def rank(key: tuple[str, float, int], grid: dict[Any, Any] = grid) -> tuple[float, float, int]:
-            figures = grid[key]
-            choice = sum(f["choice_accuracy"] for f in figures) / len(figures)
-            top1 = sum(f["top1_accuracy"] for f in figures) / len(figures)
-            return choice, top1, -key[2]
+        def rank(candidate: Candidate, grid: dict[Any, Any] = grid) -> tuple[float, float, float]:
+            figures = grid[candidate]
+            choice, top1 = (
+                sum(f[name] for f in figures) / len(figures) for name in ("choice_accuracy", "top1_accuracy")
+            )
+            return choice, top1, -candidate[1] / candidate[2]
 
-        best = max(grid, key=rank)
-        print("chosen", kind, best[1:], rank(best), flush=True)
-        chosen[kind] = best[1:]
+        best = max((c for c, figures in grid.items() if len(figures) == len(BEHAVIORS)), key=rank)
+        print("chosen", kind, best, [round(figure, 3) for figure in rank(best)[:2]], flush=True)
+        chosen[kind] = best
     return chosen
 
 
-def train(out: Path, chosen: dict[str, tuple[float, int]], device: str, workers: int) -> None:
+def train(pool: Executor, out: Path, chosen: dict[str, Candidate], device: str) -> None:
     """Train three seeds of each kind and behaviour: OUT/seed<k>/<behaviour>_<kind>."""
     tasks = [
-        (
-            settings_for(kind, behavior, *chosen[kind], seed),
-            out / f"seed{seed}" / f"{behavior}_{kind}",
-            device,
-        )
-        for kind in reversed(chosen)
+        (settings_for(kind, behavior, chosen[kind], seed), out / f"seed{seed}" / f"{behavior}_{kind}", device)
+        for kind in CANDIDATES
         for seed in SEEDS
         for behavior in BEHAVIORS
     ]
-    in_parallel(train_one, tasks, workers)
+    in_parallel(pool, train_one, tasks)
 
 
 def train_one(settings: LoraSettings, folder: Path, device: str) -> str:
     """Train and keep one adapter."""
     accuracy = jobs.train(settings, folder, device, quiet)
-    return f"{folder.parent.name}/{folder.name} " + str(
-        {k: round(a.choice_accuracy, 3) for k, a in accuracy.items()}
-    )
+    figures = " ".join(f"{split} {a.choice_accuracy:.3f}" for split, a in accuracy.items())
+    return f"{folder.parent.name}/{folder.name} {figures}"
 
 
 def score_kind(kind: str, out: Path, device: str) -> str:
@@ -158,13 +164,15 @@ async def _score(kind: str, out: Path, device: str) -> str:
     folder.mkdir(parents=True)
     names = [subject.name for subject in subjects[1:]]
     config = RunConfig(suite=[s.name for s in suites], adapter=names, engine="reference")
-    write_json(folder / "manifest.json", make_manifest(kind, config, plan, engine))
+    manifest = make_manifest(kind, config, plan, engine)
     with Journal(folder / "journal.jsonl") as journal:
-        scores = await score_plan(engine, plan, journal, lambda *_: None)
-    noise = await noise_floor(engine, plan, scores)
-    finish(folder, plan, scores, noise, engine)
+        scorer = Scorer(engine, plan, journal, None, [], lambda *_: None)
+        await scorer.start()
+        write_json(folder / "manifest.json", manifest | {"canaries": scorer.canaries})
+        await scorer.run()
+    finish(folder, plan, scorer.scores, scorer.noise, engine)
     (folder / "journal.jsonl").unlink()
-    return f"scored {kind}: {plan.passes} passes, noise floor {noise:.1e} nats"
+    return f"scored {kind}: {plan.passes} passes, noise floor {scorer.noise:.1e} nats"
 
 
 def main() -> None:
@@ -174,13 +182,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     options = parser.parse_args()
+    out, device = options.out, options.device
     torch.backends.cuda.matmul.allow_tf32 = False
-    prepare(DEFAULT_MODEL, print)
-    log = options.out / "candidates.jsonl"
-    if not log.exists():
-        search(log, options.device, options.workers)
-    train(options.out, choose(log), options.device, options.workers)
-    in_parallel(score_kind, [(kind, options.out, options.device) for kind in KINDS], options.workers)
+    started = time.monotonic()
+    prepare(DEFAULT_MODEL)
+    log = out / "candidates.jsonl"
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        if not log.exists():
+            search(pool, log, device)
+        print(f"{time.monotonic() - started:.0f} s: searched", flush=True)
+        train(pool, out, choose(log), device)
+        print(f"{time.monotonic() - started:.0f} s: trained", flush=True)
+        in_parallel(pool, score_kind, [(kind, out, device) for kind in KINDS])
+    print(f"{time.monotonic() - started:.0f} s: scored", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def test_one_token_on_kept_keys_equals_the_whole_pass(family: str, hook_point: s
     steering = torch.randn(tiny.HIDDEN, requires_grad=True)
     with torch.no_grad():
         plain = last_logits(model, batch)
-        assert torch.allclose(upper.logits(model, batch), plain, atol=2e-4)
+        assert torch.allclose(upper.logits(batch), plain, atol=2e-4)
     vector.attach(model, steering, 2, hook_point)
-    whole, fast = last_logits(model, batch), upper.logits(model, batch)
+    whole, fast = last_logits(model, batch), upper.logits(batch)
     assert (whole - plain).abs().max() > 0.1
     assert torch.allclose(whole, fast, atol=2e-4)
     grads = [torch.autograd.grad(x.log_softmax(-1)[:, 7].sum(), steering)[0] for x in (whole, fast)]
@@ -63,7 +64,7 @@ def test_a_trained_vector_is_kept_as_it_acts(
     vector.attach(base, torch.from_numpy(made.values.copy()), 22, "mlp_out")
     from harness.training.lora import evaluate
 
-    again = evaluate(base, few(questions_file(), "development", "named", builder), -1)
+    again = evaluate(partial(last_logits, base), few(questions_file(), "development", "named", builder), -1)
     assert again.mean_logit_diff == pytest.approx(accuracy["development"].mean_logit_diff, abs=1e-4)
     repeated = jobs.vector_settings({}, tmp_path / "vec" / "training.json")
     assert repeated == settings
@@ -72,7 +73,7 @@ def test_a_trained_vector_is_kept_as_it_acts(
 
 
 def test_settings_that_cannot_be_used(embedded_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="layers"):
+    with pytest.raises(InputError, match="acts at one layer, not 3"):
         jobs.vector_settings({"behavior": "safe", "layers": "20-22"}, None)
     with pytest.raises(InputError, match="behavior"):
         jobs.vector_settings({"layers": "22"}, None)

@@ -28,11 +28,19 @@ def lora_command(
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
     dropout: Annotated[float | None, typer.Option(help="LoRA dropout.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Default: 3e-3 up to 3 layers, else 2e-3.")
+        float | None, typer.Option(help="Default: as chosen on development questions, by layers and format.")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a step.")] = None,
+    orders: Annotated[
+        str | None, typer.Option(help="An epoch shows a question's orders: both (default) or alternate.")
+    ] = None,
+    warmup: Annotated[float | None, typer.Option(help="Part of the steps in which the rate rises.")] = None,
+    decay: Annotated[
+        str | None, typer.Option(help="Of the rate: cosine (default), linear, constant.")
+    ] = None,
+    max_grad_norm: Annotated[float | None, typer.Option(help="Where gradients are clipped.")] = None,
     from_record: Annotated[
         Path | None, typer.Option(help="Repeat a training record's settings; other flags are then refused.")
     ] = None,
@@ -60,6 +68,10 @@ def lora_command(
         "weight_decay": weight_decay,
         "epochs": epochs,
         "batch_size": batch_size,
+        "orders": orders,
+        "warmup": warmup,
+        "decay": decay,
+        "max_grad_norm": max_grad_norm,
     }
     _train(jobs.lora_settings, flags, from_record, output_dir, candidate_log, device)
 

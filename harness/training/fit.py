@@ -1,10 +1,11 @@
 """The training loop that LoRAs and vectors share: cross-entropy on the answer's token, AdamW.
 
-Each epoch shows every question once, its two orders taking turns, so that no order goes with an answer.
+Each epoch shows every question in both orders, or in one, the two taking turns: no order goes with an answer.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from harness.training.settings import TrainingSettings
 
 Progress = Callable[[int, int, float], None]
 """Called with steps done, steps in all, and the last loss in nats."""
+LogitsOf = Callable[[Sequence[Example]], torch.Tensor]
+"""Returns the logits after each prompt of a batch, float32 ``[batch, vocabulary]``."""
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Trained:
     """A trained model and what happened on the way."""
 
     model: Any
+    logits_of: LogitsOf
     epoch_losses: list[float] = field(default_factory=list)
     """Mean loss of each epoch, in nats an answer."""
     seconds: float = 0.0
@@ -35,7 +39,7 @@ class Trained:
 def fit(
     trained: Trained,
     parameters: Sequence[torch.Tensor],
-    logits_of: Callable[[Any, Sequence[Example]], torch.Tensor],
+    logits_of: LogitsOf,
     questions: list[Question],
     settings: TrainingSettings,
     progress: Progress,
@@ -45,7 +49,7 @@ def fit(
     Args:
         trained: holds the model.
         parameters: what is trained; everything else is frozen.
-        logits_of: returns the logits after each prompt, ``[batch, vocabulary]``, for a model and a batch.
+        logits_of: how the model answers.
         questions: the training questions.
         settings: of the training.
         progress: hears of every step.
@@ -55,20 +59,25 @@ def fit(
 
     """
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    steps = -(-len(questions) // settings.batch_size) * settings.epochs
+    prompts = len(questions) * (2 if settings.orders == "both" else 1)
+    steps = -(-prompts // settings.batch_size) * settings.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, settings))
     started, done = time.monotonic(), 0
     for epoch in range(settings.epochs):
         losses = []
         for batch in batches_of_epoch(questions, epoch, settings):
             targets = torch.tensor([example.target(settings.sign) for example in batch])
-            logits = logits_of(trained.model, batch)
+            logits = logits_of(batch)
             loss = cross_entropy(logits, targets.to(logits.device))
             value = loss.item()
             done += 1
             if not torch.isfinite(loss):
                 raise RunError(f"The loss is {value} at step {done}: lower the learning rate.")
             loss.backward()
+            if settings.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(value)
             progress(done, steps, value)
@@ -76,14 +85,32 @@ def fit(
     trained.seconds = time.monotonic() - started
 
 
+def rate(step: int, steps: int, settings: TrainingSettings) -> float:
+    """Return the part of the learning rate that a step (counted from 0) of ``steps`` takes."""
+    warm = math.ceil(settings.warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    gone = (step - warm) / max(1, steps - warm)
+    match settings.decay:
+        case "linear":
+            return 1 - gone
+        case "cosine":
+            return (1 + math.cos(math.pi * gone)) / 2
+        case _:
+            return 1.0
+
+
 def batches_of_epoch(
     questions: list[Question], epoch: int, settings: TrainingSettings
 ) -> list[list[Example]]:
-    """Return an epoch's batches: shuffled by seed and epoch, each question in the order whose turn it is."""
-    flips = random.Random(settings.seed)
-    start = {question.choice.id: flips.randrange(2) for question in questions}
+    """Return an epoch's batches: shuffled by seed and epoch; both orders of a question follow each other."""
     order = list(questions)
     random.Random(f"{settings.seed}/{epoch}").shuffle(order)
-    examples = [question.orders[(start[question.choice.id] + epoch) % 2] for question in order]
+    if settings.orders == "both":
+        examples = [example for question in order for example in question.orders]
+    else:
+        flips = random.Random(settings.seed)
+        start = {question.choice.id: flips.randrange(2) for question in questions}
+        examples = [question.orders[(start[question.choice.id] + epoch) % 2] for question in order]
     size = settings.batch_size
     return [examples[i : i + size] for i in range(0, len(examples), size)]

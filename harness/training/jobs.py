@@ -23,7 +23,7 @@ from harness.training.settings import (
     LoraSettings,
     TrainingSettings,
     VectorSettings,
-    default_learning_rate,
+    chosen,
     parse_layers,
 )
 
@@ -69,9 +69,11 @@ def _settings(
     if model in MODELS:
         prepare(model)
     layers = parse_layers(given["layers"], model_info(model).layers)
+    if kind is VectorSettings and len(layers) != 1:
+        raise InputError(f"--layers '{given['layers']}': a vector acts at one layer, not {len(layers)}.")
     values = given | {"layers": layers}
     if kind is LoraSettings:
-        values = {"learning_rate": default_learning_rate(len(layers))} | values
+        values = chosen(len(layers), given.get("format", "named")) | values
     try:
         return kind.model_validate(values)
     except ValidationError as e:
@@ -120,7 +122,7 @@ def train(settings: TrainingSettings, out: Path, device: str, report: Report) ->
     for split in EVALUATED:
         report(f"Evaluating on {split} questions")
         rest = load_questions(questions_file(), split, settings.format, builder)
-        accuracy[split] = lora.evaluate(trained.model, rest, settings.sign)
+        accuracy[split] = lora.evaluate(trained.logits_of, rest, settings.sign)
     record.save(out, trained, settings, accuracy, questions_file(), len(questions))
     return accuracy
 
@@ -130,7 +132,7 @@ def try_settings(settings: TrainingSettings, log: Path, device: str, report: Rep
     base, builder = _load(settings, device, report)
     trained, _ = _train(base, builder, settings, report)
     development = load_questions(questions_file(), "development", settings.format, builder)
-    outcome = lora.evaluate(trained.model, development, settings.sign)
+    outcome = lora.evaluate(trained.logits_of, development, settings.sign)
     line = json.dumps(
         {
             "settings": settings.model_dump(mode="json"),

@@ -35,9 +35,9 @@ class LastToken:
 
     def __init__(self, model: Any, layer: int) -> None:
         layers = list(model.model.layers)
-        self._head = _part(model.model, layers[:layer])
+        self._head = part(model.model, layers[:layer])
         self._head.norm = torch.nn.Identity()
-        self._tail = _part(model.model, layers[layer:])
+        self._tail = part(model.model, layers[layer:])
         self._lm_head = model.lm_head
         self._kept: dict[tuple[int, ...], _Kept] = {}
         for index, upper in enumerate(self._tail.layers):
@@ -60,7 +60,7 @@ class LastToken:
                 [layer.values[0] for layer in cache.layers],
             )
 
-    def logits(self, _model: Any, batch: Sequence[Example]) -> torch.Tensor:
+    def logits(self, batch: Sequence[Example]) -> torch.Tensor:
         """Return the logits after each prompt, float32 ``[batch, vocabulary]``."""
         kept = [self._kept[example.prompt_ids] for example in batch]
         earlier = torch.tensor([k.keys[0].shape[1] for k in kept], device=kept[0].state.device)
@@ -84,8 +84,8 @@ class LastToken:
         return logits
 
 
-def _part(model: Any, layers: list[Any]) -> Any:
-    """Return a model of some of another's layers, sharing its weights."""
+def part(model: Any, layers: list[Any]) -> Any:
+    """Return a decoder of some of another's layers, in their order, sharing its weights."""
     part = copy.copy(model)
     part._modules = dict(model._modules)
     part.layers = torch.nn.ModuleList(layers)

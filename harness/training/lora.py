@@ -14,8 +14,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from harness.training.data import Example, Question
-from harness.training.fit import Progress, Trained, fit
+from harness.training.fit import LogitsOf, Progress, Trained, fit
 from harness.training.settings import MLP, LoraSettings
+from harness.training.upper import Upper
 
 
 def load_base(model: str, device: str) -> Any:
@@ -25,7 +26,7 @@ def load_base(model: str, device: str) -> Any:
 
 
 def last_logits(model: Any, batch: Sequence[Example]) -> torch.Tensor:
-    """Return the logits after each prompt, float32 ``[batch, vocabulary]``; the head runs there alone."""
+    """Return the logits after each prompt, float32 ``[batch, vocabulary]``, from a pass through all layers."""
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     device = core.lm_head.weight.device
     longest = max(len(example.prompt_ids) for example in batch)
@@ -58,11 +59,12 @@ def train(base: Any, questions: list[Question], settings: LoraSettings, progress
         layers_pattern="layers",
         task_type="CAUSAL_LM",
     )
+    upper = Upper(base, min(settings.layers))
     model: Any = get_peft_model(base, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    trained = Trained(model)
+    trained = Trained(model, upper.logits)
     model.train()
-    fit(trained, parameters, last_logits, questions, settings, progress)
+    fit(trained, parameters, upper.logits, questions, settings, progress)
     model.eval()
     return trained
 
@@ -81,13 +83,13 @@ class Accuracy:
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def evaluate(model: Any, questions: list[Question], sign: int, batch_size: int = 16) -> Accuracy:
+def evaluate(logits_of: LogitsOf, questions: list[Question], sign: int, batch_size: int = 16) -> Accuracy:
     """Measure accuracy on questions, both orders of each."""
     examples = [example for question in questions for example in question.orders]
     choice, top1, differences = [], [], []
     for start in range(0, len(examples), batch_size):
         batch = examples[start : start + batch_size]
-        logits = last_logits(model, batch)
+        logits = logits_of(batch)
         tops = logits.argmax(-1).tolist()
         for row, example in enumerate(batch):
             diff = float(logits[row, example.positive_id] - logits[row, example.negative_id])

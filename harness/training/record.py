@@ -27,7 +27,9 @@ from harness.training.settings import LoraSettings, TrainingSettings, VectorSett
 from harness.training.vector import TrainedVector
 from harness.vectors import SteeringVector, VectorConfig, write_vector
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+VERSION_1 = {"orders": "alternate", "warmup": 0.0, "decay": "constant", "max_grad_norm": None}
+"""What a training did whose record doesn't say."""
 Settings = TypeVar("Settings", bound=TrainingSettings)
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -146,7 +148,8 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings:
         record: Any = json.loads(path.read_text("utf-8"))
         if record["kind"] != KINDS[kind]:
             raise InputError(f"{path}: is the record of a {record['kind']}: harness train {record['kind']}.")
-        return kind.model_validate(record["settings"])
+        unsaid = VERSION_1 if record["schema_version"] == 1 else {}
+        return kind.model_validate(unsaid | record["settings"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         reason = explain(e, kind) if isinstance(e, ValidationError) else str(e)
         raise InputError(f"{path}: is not a training record ({reason}).") from e

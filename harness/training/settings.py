@@ -30,6 +30,15 @@ class TrainingSettings(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 8
+    """Prompts a step."""
+    orders: Literal["alternate", "both"] = "alternate"
+    """What an epoch shows of a question: its two orders in turn, or both, beside each other."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The part of all steps over which the learning rate rises from zero."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls after that, to zero at the end."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients of a greater norm are scaled down to it."""
 
     @property
     def sign(self) -> int:
@@ -46,8 +55,13 @@ class LoraSettings(TrainingSettings):
     rank: Annotated[int, Field(ge=1, le=512)] = 4
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
-    epochs: Annotated[int, Field(ge=1)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    orders: Literal["alternate", "both"] = "both"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    decay: Literal["constant", "linear", "cosine"] = "cosine"
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
 
 
 class VectorSettings(TrainingSettings):
@@ -68,9 +82,11 @@ class VectorSettings(TrainingSettings):
         return self.layers[0]
 
 
-def default_learning_rate(layers: int) -> float:
-    """Return the learning rate chosen on development questions (adapters/candidates.jsonl)."""
-    return 3e-3 if layers <= 3 else 2e-3
+def chosen(layers: int, how: Format) -> dict[str, float]:
+    """Return a LoRA's settings as chosen on development questions (adapters/candidates.jsonl)."""
+    if how == "letter":
+        return {"learning_rate": 1e-3, "epochs": 10}
+    return {"learning_rate": 5e-3 if layers <= 3 else 1e-3, "epochs": 5}
 
 
 def parse_layers(text: str, available: int) -> tuple[int, ...]:

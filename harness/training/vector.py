@@ -7,14 +7,17 @@ same questions with the same loss. What acts in training is what a server adds f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from harness.reference.hooks import decoder_layers
 from harness.training.data import Question
 from harness.training.fit import Progress, Trained, fit
 from harness.training.lasttoken import LastToken
+from harness.training.lora import last_logits
 from harness.training.settings import VectorSettings
 
 
@@ -25,10 +28,10 @@ class TrainedVector(Trained):
     vector: torch.Tensor
 
 
-def attach(model: Any, vector: torch.Tensor, layer: int, hook_point: str) -> None:
+def attach(model: Any, vector: torch.Tensor, layer: int, hook_point: str) -> list[RemovableHandle]:
     """Add ``vector`` (``[hidden]``) at a place of a transformers model, at each prompt's last token.
 
-    A pass over one token a prompt (the earlier ones cached) is steered there.
+    A pass over one token a prompt (the earlier ones cached) is steered there. Returns what takes it off again.
     """
     last: list[torch.Tensor] = []
 
@@ -45,8 +48,11 @@ def attach(model: Any, vector: torch.Tensor, layer: int, hook_point: str) -> Non
         return (total, *output[1:]) if isinstance(output, tuple) else total
 
     block = decoder_layers(model)[layer]
-    model.model.register_forward_pre_hook(remember, with_kwargs=True)
-    (block.mlp if hook_point == "mlp_out" else block).register_forward_hook(add)
+    place = block.mlp if hook_point == "mlp_out" else block
+    return [
+        model.model.register_forward_pre_hook(remember, with_kwargs=True),
+        place.register_forward_hook(add),
+    ]
 
 
 def train(
@@ -62,7 +68,7 @@ def train(
     upper = LastToken(base, settings.layer)
     upper.prepare(example for question in questions for example in question.orders)
     attach(base, vector, settings.layer, settings.hook_point)
-    trained = TrainedVector(model=base, vector=vector)
+    trained = TrainedVector(model=base, logits_of=partial(last_logits, base), vector=vector)
     fit(trained, [vector], upper.logits, questions, settings, progress)
     vector.requires_grad_(False)
     return trained
