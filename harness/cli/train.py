@@ -87,7 +87,7 @@ def vector_command(
     question_format: Annotated[str | None, typer.Option("--format", help="named or letter.")] = None,
     model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the order.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Default: 1.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: 0.3.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Questions a step.")] = None,

@@ -73,7 +73,8 @@ class VectorSettings(TrainingSettings):
     layers: Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
     """One layer: a vector has one place."""
     hook_point: HookPoint = "mlp_out"
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0)] = 0.3
+    decay: Literal["constant", "linear", "cosine"] = "linear"
     epochs: Annotated[int, Field(ge=1)] = 5
 
     @property
