@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cache import AnswerCache
 from harness.errors import CanaryError, ServerError
@@ -19,6 +19,9 @@ from harness.prompts import Encoded, PromptBuilder
 from harness.results import SCHEMA_VERSION, Cell, Row, make_cell, write_json, write_parquet
 from harness.scoring import Engine, Key, NextToken, Score, ScoreRequest, request_for, score_item
 from harness.subject import BASE, Subject
+
+if TYPE_CHECKING:
+    from harness.scales import Scales
 
 HELD = 256
 """Answers asked for between two canaries where the engine can't vouch for itself."""
@@ -33,6 +36,7 @@ class Finished:
 
     folder: Path
     cells: list[Cell]
+    scales: list[Scales]
     results: dict[str, Any]
 
 
@@ -226,17 +230,23 @@ def finish(folder: Path, plan: Plan, scores: dict[Key, Score], noise: float, eng
             own = [_row(suite, subject, e, scores, builder) for e in suite.items]
             rows.extend(own)
             cells.append(make_cell(suite.evalset.card, subject.name, subject.trained_sign, own))
+    import pandas as pd
+
+    from harness.scales import take_apart
+
+    scales = take_apart(pd.DataFrame([asdict(row) for row in rows]))
     results = {
         "schema_version": SCHEMA_VERSION,
         "run_id": folder.name,
         "cells": [asdict(cell) for cell in cells],
+        "scales": [asdict(scale) for scale in scales],
         "noise_floor": noise,
         "invalid_items": {s.name: list(s.invalid) for s in plan.suites if s.invalid},
         "folder": str(folder),
     }
     write_parquet(folder / "results.parquet", rows, folder.name)
     write_json(folder / "results.json", results)
-    return Finished(folder, cells, results)
+    return Finished(folder, cells, scales, results)
 
 
 def _row(

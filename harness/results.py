@@ -63,6 +63,8 @@ class Cell:
     n_items: int
     mean_logit_diff: float
     mean_shift: float | None
+    mean_abs_shift: float | None
+    """Mean size of the stems' shifts, in nats; only for suites whose poles have no direction (card: unsigned)."""
     shift_ci: list[float] | None
     shift_p: float | None
     option_mass: float
@@ -117,6 +119,8 @@ def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Ce
         cell["mean_shift"] = interval.mean
         if interval.low is not None and interval.high is not None:
             cell["shift_ci"] = [interval.low, interval.high]
+        if not card.signed:
+            cell["mean_abs_shift"] = stats.mean_abs(shifts, stems)
         cell["shift_p"] = stats.sign_flip_p(shifts, stems)
         cell["carried_by"] = stats.carried_by(shifts, stems)
     if sign is not None and card.trained:

@@ -62,6 +62,11 @@ def mean_interval(
     return MeanInterval(centre, centre - half, centre + half, count)
 
 
+def mean_abs(values: Sequence[float] | Floats, stems: Sequence[str]) -> float:
+    """Return the mean over stems of the size of each stem's mean, in the values' own unit."""
+    return float(np.abs(stem_means(values, stems)[1]).mean())
+
+
 def carried_by(values: Sequence[float] | Floats, stems: Sequence[str]) -> str | None:
     """Return the stem without which the interval would include zero; None if there is none.
 

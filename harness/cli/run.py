@@ -114,6 +114,11 @@ def run_command(
     console.print(
         terminal.legend(finished.cells, finished.results["noise_floor"]), style="dim", highlight=False
     )
+    if finished.scales:
+        console.print()
+        console.print(terminal.scales_table(finished.scales))
+        console.print()
+        console.print(terminal.SCALES_LEGEND, style="dim", highlight=False)
     for name, reasons in finished.results["invalid_items"].items():
         console.print(f"{name}: {len(reasons)} items left out: {reasons[0]}", style="yellow")
     sys.stdout.write(f"Results: {finished.folder}\n")

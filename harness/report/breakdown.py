@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness import stats
+from harness.scales import a_bias, with_tag
 
 _SEED = re.compile(r"^(?P<name>.+)-seed(?P<seed>\d+)$")
 
@@ -47,11 +48,6 @@ class Breakdown:
     """Mean shift by training seed, the subject's own first."""
 
 
-def with_tag(rows: pd.DataFrame, tag: str, present: bool = True) -> pd.DataFrame:
-    """Return the rows whose item has (or lacks) a tag."""
-    return rows[rows["tags"].map(lambda tags: tag in tags) == present]
-
-
 def interval(rows: pd.DataFrame) -> stats.MeanInterval | None:
     """Return the mean shift over stems; None without rows."""
     return stats.mean_interval(rows["shift"].to_numpy(), rows["stem"].tolist()) if len(rows) else None
@@ -64,16 +60,6 @@ def _digit_shift(rows: pd.DataFrame, base: pd.DataFrame) -> float | None:
         return None
     moved = (both["expected_digit"] - both["expected_digit_base"]).to_numpy()
     return float(stats.stem_means(moved, both["stem"].tolist())[1].mean())
-
-
-def a_bias(rows: pd.DataFrame) -> float | None:
-    """Return the mean of log p(A) − log p(B) over letter items of both orders, in nats."""
-    letters = with_tag(rows, "letters")
-    if letters.empty:
-        return None
-    sign = np.where(letters["positive"] == "A", 1.0, -1.0)
-    values = sign * letters["logit_diff"].to_numpy()
-    return float(stats.stem_means(values, letters["stem"].tolist())[1].mean())
 
 
 def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown:
@@ -99,7 +85,7 @@ def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown:
         p=stats.sign_flip_p(own["shift"].to_numpy(), own["stem"].tolist()),
         lowest_without=(lowest, without[lowest]),
         highest_without=(highest, without[highest]),
-        mean_abs_shift=float(np.abs(means).mean()),
+        mean_abs_shift=stats.mean_abs(own["shift"].to_numpy(), own["stem"].tolist()),
         carried_by=stats.carried_by(own["shift"].to_numpy(), own["stem"].tolist()),
         classic=interval(with_tag(own, "classic")),
         forward=interval(with_tag(scales, "reversed_scale", False)),
