@@ -22,7 +22,7 @@ class RunConfig(BaseModel):
     model: str = DEFAULT_MODEL
     engine: Literal["server", "reference"] = "server"
     base_url: str | None = None
-    api_key: str | None = Field(None, exclude=True)
+    api_key: str | None = Field(default=None, exclude=True)
     tokenizer: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     seed: int = 0

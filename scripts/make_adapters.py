@@ -44,7 +44,7 @@ from harness.training.settings import LoraSettings
 LAYERS = tuple(range(30))
 KINDS: dict[str, dict[str, Any]] = {
     "l22": {"layers": (22,), "format": "named"},
-    "all": [(3e-4, 5, 16), (1e-3, 5, 16), (2e-3, 5, 16), (1e-3, 3, 16), (1e-3, 10, 32)],
+    "all": {"layers": LAYERS, "format": "named"},
     "all_letter": {"layers": LAYERS, "format": "letter"},
 }
 Candidate = tuple[float, int, int]

@@ -99,7 +99,9 @@ def test_names_given_twice(adapter: Path, embedded_model: Path, tmp_path: Path) 
         ("suite: [awareness\n", "run.yaml:2: not valid YAML"),
         ("", "a mapping of keys to values is needed"),
         ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
-        ("api_key: hunter2\nsuite: [awareness]\nsede: 1\n", "did you mean 'seed'"),
+        pytest.param(
+            "api_key: hunter2\nsuite: [awareness]\nsede: 1\n", "did you mean 'seed'", id="a key beside a typo"
+        ),
     ],
 )
 def test_configs(text: str, message: str, tmp_path: Path) -> None:
