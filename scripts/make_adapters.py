@@ -1,12 +1,12 @@
 """Make the shipped adapters: try settings on development questions, then train three seeds with the best.
 
-    python scripts/make_adapters.py OUT --device cuda
+    python scripts/make_adapters.py OUT --device cuda [--kind l22 --kind all]
 
 Phase 1 appends every candidate to OUT/candidates.jsonl: development figures, nothing else. The choice between
 them is a rule, written down here: the highest mean choice accuracy of the safe and the risky adapter on
 development questions, then the highest top-1 accuracy, then the fewest steps. Phase 2 trains seeds 0, 1 and 2
 with the settings chosen; seed 0 is what ships. Phase 3 scores every suite on all of them with the reference
-engine, into run folders OUT/runs/<kind>.
+engine, into run folders OUT/runs/<kind>. What an earlier call has left in OUT is not made again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import asyncio
 import json
 import multiprocessing
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
@@ -52,7 +51,18 @@ Candidate = tuple[float, int, int]
 CANDIDATES: dict[str, list[Candidate]] = {
     "all_letter": [(1e-3, 5, 16), (1e-3, 10, 16)],
     "all": [(3e-4, 5, 16), (1e-3, 5, 16), (2e-3, 5, 16)],
-    "l22": [(1e-3, 5, 16), (3e-3, 3, 16), (3e-3, 5, 32), (5e-3, 10, 32), (1e-2, 5, 32), (1e-2, 10, 64)],
+    "l22": [
+        (1e-3, 5, 16),
+        (3e-3, 3, 16),
+        (3e-3, 5, 32),
+        (5e-3, 10, 32),
+        (1e-2, 5, 32),
+        (1e-2, 10, 64),
+        (2e-2, 10, 64),
+        (1e-2, 20, 64),
+        (2e-2, 20, 64),
+        (2e-2, 20, 128),
+    ],
 }
 """The longest trainings first: what is left at the end is short."""
 BEHAVIORS = ("safe", "risky")
@@ -66,15 +76,23 @@ def settings_for(kind: str, behavior: str, candidate: Candidate, seed: int = 0) 
     return LoraSettings.model_validate(KINDS[kind] | values | {"behavior": behavior, "seed": seed})
 
 
-def search(pool: Executor, log: Path, device: str) -> None:
+def search(pool: Executor, kinds: list[str], log: Path, device: str) -> None:
     """Try every candidate, both behaviours, on development questions."""
+    tried = [tried_settings for tried_settings, _ in read_log(log)]
     tasks = [
-        (settings_for(kind, behavior, candidate), log, device)
-        for kind, grid in CANDIDATES.items()
-        for candidate in grid
+        (settings, log, device)
+        for kind in kinds
+        for candidate in CANDIDATES[kind]
         for behavior in BEHAVIORS
+        if (settings := settings_for(kind, behavior, candidate)) not in tried
     ]
     in_parallel(pool, try_one, tasks)
+
+
+def read_log(log: Path) -> list[tuple[LoraSettings, dict[str, float]]]:
+    """Return the settings tried so far with their development figures."""
+    entries = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [(LoraSettings.model_validate(e["settings"]), e["development"]) for e in entries]
 
 
 def try_one(settings: LoraSettings, log: Path, device: str) -> str:
@@ -97,40 +115,33 @@ def in_parallel(pool: Executor, work: Callable[..., str], tasks: Iterable[tuple[
             print(said, flush=True)
 
 
-def choose(log: Path) -> dict[str, Candidate]:
-    """Return the candidate chosen of each kind, by the rule above."""
-    tried: dict[str, dict[Candidate, list[dict[str, float]]]] = {kind: defaultdict(list) for kind in KINDS}
-    for line in log.read_text().splitlines():
-        entry = json.loads(line)
-        s = entry["settings"]
-        kind = next(
-            k for k, v in KINDS.items() if v["format"] == s["format"] and list(v["layers"]) == s["layers"]
+def choose(kind: str, log: Path) -> Candidate:
+    """Return the candidate chosen of a kind, by the rule above."""
+    tried = read_log(log)
+
+    def rank(candidate: Candidate) -> tuple[float, float, float]:
+        wanted = [settings_for(kind, behavior, candidate) for behavior in BEHAVIORS]
+        figures = [development for settings, development in tried if settings in wanted]
+        if len(figures) < len(BEHAVIORS):
+            return 0.0, 0.0, 0.0
+        choice, top1 = (
+            sum(f[name] for f in figures) / len(figures) for name in ("choice_accuracy", "top1_accuracy")
         )
-        rate, epochs, batch = (s[field] for field in FIELDS)
-        tried[kind][rate, epochs, batch].append(entry["development"])
-    chosen = {}
-    for kind, grid in tried.items():
+        return choice, top1, -candidate[1] / candidate[2]
 
-        def rank(candidate: Candidate, grid: dict[Any, Any] = grid) -> tuple[float, float, float]:
-            figures = grid[candidate]
-            choice, top1 = (
-                sum(f[name] for f in figures) / len(figures) for name in ("choice_accuracy", "top1_accuracy")
-            )
-            return choice, top1, -candidate[1] / candidate[2]
-
-        best = max((c for c, figures in grid.items() if len(figures) == len(BEHAVIORS)), key=rank)
-        print("chosen", kind, best, [round(figure, 3) for figure in rank(best)[:2]], flush=True)
-        chosen[kind] = best
-    return chosen
+    best = max(CANDIDATES[kind], key=rank)
+    print("chosen", kind, best, [round(figure, 3) for figure in rank(best)[:2]], flush=True)
+    return best
 
 
 def train(pool: Executor, out: Path, chosen: dict[str, Candidate], device: str) -> None:
     """Train three seeds of each kind and behaviour: OUT/seed<k>/<behaviour>_<kind>."""
     tasks = [
-        (settings_for(kind, behavior, chosen[kind], seed), out / f"seed{seed}" / f"{behavior}_{kind}", device)
-        for kind in CANDIDATES
+        (settings_for(kind, behavior, candidate, seed), folder, device)
+        for kind, candidate in chosen.items()
         for seed in SEEDS
         for behavior in BEHAVIORS
+        if not (folder := out / f"seed{seed}" / f"{behavior}_{kind}").exists()
     ]
     in_parallel(pool, train_one, tasks)
 
@@ -180,19 +191,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="only these; all without it")
     options = parser.parse_args()
     out, device = options.out, options.device
+    kinds = options.kind or list(CANDIDATES)
     torch.backends.cuda.matmul.allow_tf32 = False
     started = time.monotonic()
     prepare(DEFAULT_MODEL)
     log = out / "candidates.jsonl"
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-        if not log.exists():
-            search(pool, log, device)
+        search(pool, kinds, log, device)
         print(f"{time.monotonic() - started:.0f} s: searched", flush=True)
-        train(pool, out, choose(log), device)
+        train(pool, out, {kind: choose(kind, log) for kind in kinds}, device)
         print(f"{time.monotonic() - started:.0f} s: trained", flush=True)
-        in_parallel(pool, score_kind, [(kind, out, device) for kind in KINDS])
+        in_parallel(pool, score_kind, [(kind, out, device) for kind in kinds])
     print(f"{time.monotonic() - started:.0f} s: scored", flush=True)
 
 
