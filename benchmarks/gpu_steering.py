@@ -187,8 +187,8 @@ def start(args: argparse.Namespace) -> None:
     record(args, "startup_seconds", ready)
     for kind in args.kinds:
         if kind != "plain":
-            answer = httpx.get(f"http://127.0.0.1:{PORTS[kind]}/v1/steering", timeout=30).json()
-            record(args, f"capability_{kind}", answer)
+            answer = httpx.get(f"http://127.0.0.1:{PORTS[kind]}/v1/steering", timeout=30)
+            record(args, f"capability_{kind}", answer.raise_for_status().json())
 
 
 def stop(args: argparse.Namespace) -> None:

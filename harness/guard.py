@@ -60,8 +60,8 @@ class Canary:
             CanaryError: the engine says something else than it did when ``known`` was scored.
 
         """
-        self._first = await self._score(backwards=False)
-        self.noise = self._largest(await self._score(backwards=True))
+        self._first = await self._score(range(len(self._picked)))
+        self.noise = self._largest(await self._again())
         before = [known.get(key) or first for key, first in zip(self._keys, self._first, strict=True)]
         self._compare(before, "what was kept from before")
 
@@ -72,18 +72,23 @@ class Canary:
             CanaryError: they have changed by more than repetition changes them.
 
         """
-        again = await self._score(backwards=True)
+        again = await self._again()
         self._compare(again, "what it said when the run began")
         self.noise = max(self.noise, self._largest(again))
 
-    async def _score(self, *, backwards: bool) -> list[Score]:
-        picked = self._picked[::-1] if backwards else self._picked
+    async def _again(self) -> list[Score]:
+        """Score them in other batches: backwards, and the even ones apart from the odd ones."""
+        count = len(self._picked)
+        return await self._score(*(range(count)[start::2][::-1] for start in (0, 1) if start < count))
+
+    async def _score(self, *parts: range) -> list[Score]:
         found: dict[int, Score] = {}
-        async for index, answer in self._engine.score(BASE, [request_for(e) for _, e in picked]):
-            found[index] = score_item(picked[index][1], answer)
+        for part in parts:
+            picked = [self._picked[index][1] for index in part]
+            async for index, answer in self._engine.score(BASE, [request_for(e) for e in picked]):
+                found[part[index]] = score_item(picked[index], answer)
         self._checked = time.monotonic()
-        scores = [found[index] for index in range(len(picked))]
-        return scores[::-1] if backwards else scores
+        return [found[index] for index in range(len(self._picked))]
 
     def _largest(self, again: list[Score]) -> float:
         return max(abs(a.logit_diff - b.logit_diff) for a, b in zip(self._first, again, strict=True))

@@ -103,7 +103,7 @@ def figure(runs: list[Run], suites: list[str]) -> Any:
 
     return (
         alt.concat(*(panel(suite) for suite in suites), columns=4)
-        .resolve_scale(y="shared")
+        .resolve_scale(y="independent")
         .configure_view(stroke=None)
         .configure_axis(gridColor="#eee")
     )

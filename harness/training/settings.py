@@ -87,7 +87,9 @@ def chosen(layers: int, how: Format) -> dict[str, float]:
     """Return a LoRA's settings as chosen on development questions (adapters/candidates.jsonl)."""
     if how == "letter":
         return {"learning_rate": 1e-3, "epochs": 10}
-    return {"learning_rate": 5e-3 if layers <= 3 else 1e-3, "epochs": 5}
+    if layers <= 3:
+        return {"learning_rate": 2e-2, "epochs": 20, "batch_size": 64}
+    return {"learning_rate": 2e-3, "epochs": 5}
 
 
 def parse_layers(text: str, available: int) -> tuple[int, ...]:

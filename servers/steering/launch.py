@@ -11,7 +11,7 @@ from typing import Any, Final
 from servers.steering.config import KEY, SteeringConfig
 from servers.steering.plugin import ENDPOINTS, GENERAL
 
-WORKER_EXTENSION: Final = "servers.steering.worker.SteeringWorker"
+WORKER_EXTENSION: Final = "servers.steering.extension.SteeringWorker"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from harness.errors import unknown
 from harness.spec import SteeringSpec
 from harness.vectors import SteeringVector
 from servers.steering.config import KEY, SteeringConfig
+from servers.steering.launch import WORKER_EXTENSION
 from servers.steering.resolve import resolve
 from servers.steering.resolved import EXTRA_ARG, ResolvedSpec
-
-WORKER_EXTENSION = "servers.steering.worker.SteeringWorker"
 
 
 def offline_args(**limits: Any) -> dict[str, Any]:

@@ -1,15 +1,10 @@
-"""The worker's side: buffers and hooks after the weights are in, and the methods that the API process calls.
-
-Named by ``--worker-extension-cls``, so a worker that can't import the plugin does not start.
-"""
+"""The worker's side: buffers and hooks after the weights are in."""
 
 from __future__ import annotations
 
 import os
 from types import ModuleType
 from typing import Any, Final
-
-import numpy as np
 
 from harness.spec import HOOK_POINTS, HookPoint
 from servers.steering import plugin
@@ -25,45 +20,6 @@ from servers.steering.support import (
 
 MODULE: Final = "vllm.v1.worker.gpu_worker"
 _MARK: Final = "harness_steering"
-
-
-class SteeringWorker:
-    """Methods that vLLM mixes into its worker class; ``collective_rpc`` reaches them."""
-
-    model_runner: Any
-    vllm_config: Any
-
-    def steering_status(self) -> dict[str, Any]:
-        """Return what this worker runs: the API process compares all workers with itself."""
-        buffers = _buffers(self)
-        layout = buffers.layout
-        return {
-            "plugin": plugin_digest(),
-            "pid": os.getpid(),
-            "version": vllm_version(),
-            "runner": self.model_runner.steering_runner,
-            "device": buffers.device.type,
-            "dtype": str(layout.dtype).removeprefix("torch."),
-            "layers": len(layout.sites) // len(HOOK_POINTS),
-            "hidden_size": layout.hidden_size,
-            "lanes": layout.lanes,
-            "slots": layout.slots,
-            "rows": layout.rows,
-            "bytes": layout.bytes,
-            "hooked": self.model_runner.steering_hooked,
-            "vectors": buffers.digests,
-            "uploads": buffers.uploads,
-        }
-
-    def steering_put(self, digest: str, values: bytes) -> str:
-        """Take a vector's float32 values, little-endian; return the digest again."""
-        _buffers(self).put(digest, np.frombuffer(values, dtype="<f4").astype(np.float32))
-        return digest
-
-    def steering_drop(self, digest: str) -> str:
-        """Forget a vector that no request needs any more."""
-        _buffers(self).drop(digest)
-        return digest
 
 
 def patch(module: ModuleType) -> None:
@@ -96,11 +52,6 @@ def before_load(vllm_config: Any, config: SteeringConfig, runner: str, device: s
         UnsupportedError: saying what would work.
 
     """
-    if not plugin.is_registered():
-        raise UnsupportedError(
-            f"steering: the entry point '{plugin.GENERAL}' did not load in this worker. VLLM_PLUGINS must name "
-            f"'{plugin.GENERAL}' and '{plugin.ENDPOINTS}', or not be set for an offline engine."
-        )
     named = os.environ.get("VLLM_PLUGINS", "").split(",")
     if config.http and plugin.ENDPOINTS not in named:
         raise UnsupportedError(
@@ -160,7 +111,3 @@ def _max_tokens(vllm_config: Any) -> int:
     """Return the longest step, padding to captured sizes included."""
     captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
     return max(int(vllm_config.scheduler_config.max_num_batched_tokens), int(captured))
-
-
-def _buffers(worker: Any) -> Any:
-    return worker.model_runner.steering_buffers

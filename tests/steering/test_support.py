@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +16,7 @@ from servers.steering import worker
 from servers.steering.config import KEY, STAMP, SteeringConfig
 from servers.steering.launch import launch_args
 from servers.steering.support import TESTED, UnsupportedError, check_engine, check_tested
+from tests.steering import tiny
 
 
 @pytest.mark.parametrize(
@@ -76,18 +81,24 @@ def test_engine_options_are_named(changed: dict[str, Any], option: str) -> None:
         check_engine(engine(**changed))
 
 
-def test_a_start_without_the_plugin_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.plugin, "is_registered", lambda: False)
-    with pytest.raises(UnsupportedError, match="did not load in this worker"):
-        worker.before_load(engine(), SteeringConfig(), "V1", "cpu")
-    monkeypatch.setattr(worker.plugin, "is_registered", lambda: True)
+def test_a_start_without_the_api_servers_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", worker.plugin.GENERAL)
     with pytest.raises(UnsupportedError, match="API server's part is off"):
         worker.before_load(engine(), SteeringConfig(), "V1", "cpu")
 
 
+def test_a_stock_server_that_finds_no_plugin_does_not_start(tmp_path: Path) -> None:
+    """A plugin that vLLM cannot find is passed over in silence; the extension is not."""
+    model = tiny.make("llama", tmp_path / "model", tokenizer=True)
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", "0"]
+    argv += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "64", *launch_args().arguments]
+    env = os.environ | tiny.ENV | {"VLLM_PLUGINS": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode != 0
+    assert "'harness_steering' did not load in this worker" in ended.stdout + ended.stderr
+
+
 def test_compiled_graphs_are_keyed_by_plugin_and_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.plugin, "is_registered", lambda: True)
     monkeypatch.setattr(worker, "vllm_version", lambda: "0.32")
     stamps = []
     for digest, lanes in (("a", 1), ("b", 1), ("a", 2)):
