@@ -280,7 +280,7 @@ WATCHED = [1000 + 500 * i for i in range(48)]
 
 def cases(layers: int) -> list[str]:
     """Return the specs to check: every hook point, mode and selector, in first, middle and last layers."""
-    found = ["base"] * 8
+    found = ["base"] * 32
     number = 0
     for layer in (0, layers // 2, layers - 1):
         for hook in ("mlp_out", "resid_post"):
