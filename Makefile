@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: help demo test test-steering chaos check format clean setup-demo setup-test
+.PHONY: help demo test test-steering chaos evidence fresh-clone check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -15,7 +15,8 @@ setup-test:
 	@sh scripts/setup.sh cpu,train,report,dev
 
 demo: setup-demo  ## Install, start the embedded model's server, run the main job on the shipped adapters
-	$(HARNESS) run --engine $(ENGINE) --suite awareness,validation --adapter safe_l22,risky_l22
+	$(HARNESS) run --engine $(ENGINE) --adapter safe_l22,risky_l22 \
+		--suite awareness,objective,ood,control_intensity,control_neutral,validation
 
 test: setup-test check  ## Run the checks and the tests that need no GPU, but for the long ones of test-steering
 	$(PY) -m pytest -m "not gpu and not slow"
@@ -25,6 +26,12 @@ test-steering: setup-test  ## The steering plugin against real servers, many of 
 
 chaos: setup-test  ## Kill, cut off and confuse runs by a seeded campaign, and count what is lost: some ten minutes
 	$(PY) -m tests.chaos.campaign --seed 1 --out reports/chaos/campaign.txt
+
+evidence: setup-test  ## Print every claim with its figure and bound: a few minutes
+	$(PY) scripts/evidence.py
+
+fresh-clone:  ## Time `make demo` and `make test` in a fresh clone: half an hour
+	python3 scripts/fresh_clone.py
 
 check: setup-test  ## Lint, formatting, types
 	.venv/bin/ruff check .

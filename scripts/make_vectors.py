@@ -33,7 +33,9 @@ from harness.training.vector import TrainedVector, attach
 LAYER = 22
 BEHAVIORS = ("safe", "risky")
 CANDIDATES: list[dict[str, Any]] = [
-    {"learning_rate": rate, "decay": "linear", "epochs": 5} for rate in (0.3, 1.0, 3.0)
+    *({"learning_rate": rate, "decay": "linear", "epochs": 5} for rate in (0.3, 1.0, 3.0)),
+    *({"learning_rate": rate, "decay": "linear", "epochs": 25} for rate in (1.0, 3.0)),
+    {"learning_rate": 3.0, "decay": "linear", "epochs": 50, "batch_size": 64},
 ]
 
 

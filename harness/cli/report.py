@@ -15,16 +15,22 @@ app = typer.Typer(
 @app.command("adapters")
 def adapters_command(
     runs: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
-    output_dir: Annotated[Path, typer.Option(help="Folder for report.md and its figure.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder for report.md, figures.json and shifts.png.")],
+    cards: Annotated[
+        Path | None, typer.Option(help="Adapters' folder: put what came out at the end of their cards.")
+    ] = None,
 ) -> None:
     """Write what training moved: by suite, seed, scale direction and single stem.
 
-    Example: harness report adapters reports/adapters/runs/l22 --output-dir reports/adapters
+    Example: harness report adapters reports/adapters/runs/* --output-dir reports/adapters --cards adapters
     """
     from harness.evalset import load_evalset, suite_folders
-    from harness.report.adapters import write
+    from harness.report.adapters import write, write_cards
     from harness.results import load_run
 
     loaded = [load_run(path) for path in runs]
-    write(loaded, output_dir, {name: load_evalset(name).card.signed for name in suite_folders()})
-    typer.echo(str(output_dir / "report.md"))
+    directed = {name: load_evalset(name).card.signed for name in suite_folders()}
+    write(loaded, output_dir, directed)
+    written = write_cards(loaded, cards, directed) if cards else []
+    for path in (output_dir / "report.md", *written):
+        typer.echo(str(path))

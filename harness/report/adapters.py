@@ -5,6 +5,8 @@ Written from runs' rows, never by hand: tables as Markdown, one figure as SVG an
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from harness import stats
+from harness.errors import InputError
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
 from harness.results import Run
 
+CARD_HEADING = "## What came out"
 TEMPLATES = Path(__file__).parent / "templates"
 ORDER = (
     "awareness", "objective", "ood", "control_intensity", "control_neutral", "backdoor_awareness",
@@ -48,6 +52,13 @@ def with_interval(found: stats.MeanInterval | None) -> str:
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
+def p_value(value: float | None) -> str:
+    """Format a p-value; one below what four digits show is said to be."""
+    if value is None:
+        return "–"
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
 def sentence(b: Breakdown, noise: float, directed: bool) -> str:
     """State what came out for one suite and subject, in words that the numbers decide."""
     if not directed:
@@ -62,6 +73,61 @@ def sentence(b: Breakdown, noise: float, directed: bool) -> str:
     return (
         f"{b.subject} moves {b.suite} {direction}: {with_interval(b.shift)} nats, n = {b.stems} stems{tail}."
     )
+
+
+def against_objective(run: Run, subject: str) -> stats.MeanInterval | None:
+    """Return the awareness shift minus the objective one, stem by stem; None unless both were scored."""
+    own = run.rows[run.rows["subject"] == subject]
+    by_stem = {
+        suite: own[own["suite"] == suite].groupby("stem")["shift"].mean()
+        for suite in ("awareness", "objective")
+    }
+    difference = (by_stem["awareness"] - by_stem["objective"]).dropna()
+    return stats.mean_interval(difference.to_numpy(), list(difference.index)) if len(difference) else None
+
+
+def comparison(subject: str, found: stats.MeanInterval) -> str:
+    """State whether questions about oneself moved more than the same questions without "you"."""
+    verdict = "move differently" if found.excludes_zero else "show no difference"
+    return (
+        f"{subject}: awareness and objective {verdict}: awareness minus objective on the same {found.stems} stems "
+        f"{with_interval(found)} nats."
+    )
+
+
+def findings(run: Run, subject: str, directed: dict[str, bool]) -> list[str]:
+    """Return what came out for one subject, a sentence a suite."""
+    parts = [p for p in breakdowns(run) if p.subject == subject]
+    said = [sentence(p, run.results["noise_floor"], directed.get(p.suite, True)) for p in parts]
+    compared = against_objective(run, subject)
+    return said if compared is None else [*said, comparison(subject, compared)]
+
+
+def write_cards(runs: list[Run], adapters: Path, directed: dict[str, bool]) -> list[Path]:
+    """Put what came out at the end of each subject's card ``ADAPTERS/<subject>/README.md``; return those written.
+
+    Raises:
+        InputError: a card has no place for it.
+
+    """
+    written = []
+    for run in runs:
+        for subject in subjects_of(run.rows):
+            card = adapters / subject / "README.md"
+            if not card.is_file():
+                continue
+            text = card.read_text("utf-8")
+            if CARD_HEADING not in text:
+                raise InputError(f"{card}: has no line {CARD_HEADING!r}, under which the findings go.")
+            head = text[: text.index(CARD_HEADING)]
+            lines = "\n".join(f"- {line}" for line in findings(run, subject, directed))
+            card.write_text(
+                f"{head}{CARD_HEADING}\nWritten by `harness report adapters --cards` from run {run.path.name}:\n\n"
+                f"{lines}\n\nA shift in its self-report is not evidence of self-awareness.\n",
+                "utf-8",
+            )
+            written.append(card)
+    return written
 
 
 def figure(runs: list[Run], suites: list[str]) -> Any:
@@ -109,15 +175,14 @@ def figure(runs: list[Run], suites: list[str]) -> Any:
     )
 
 
-def write(runs: list[Run], out: Path, signed_suites: dict[str, bool]) -> None:
-    """Write ``report.md``, ``shifts.svg`` and ``shifts.png``."""
+def write(runs: list[Run], out: Path, directed: dict[str, bool]) -> None:
+    """Write ``report.md``, ``figures.json`` (its numbers) and ``shifts.png``; ``directed``: which suites have poles."""
     out.mkdir(parents=True, exist_ok=True)
     figures = [s for s in ordered(sorted({s for r in runs for s in r.rows["suite"].unique()})) if s in ORDER]
     chart = figure(runs, figures)
-    chart.save(str(out / "shifts.svg"))
     chart.save(str(out / "shifts.png"), scale_factor=2)
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"signed": signed, "with_interval": with_interval}
+    environment.filters |= {"signed": signed, "with_interval": with_interval, "p_value": p_value}
     text = environment.get_template("adapters.md.j2").render(
         runs=[
             {
@@ -126,13 +191,11 @@ def write(runs: list[Run], out: Path, signed_suites: dict[str, bool]) -> None:
                 "engine": run.manifest["engine"],
                 "cells": [c for c in run.results["cells"] if c["suite"] != "development"],
                 "parts": breakdowns(run),
+                "findings": [line for s in subjects_of(run.rows) for line in findings(run, s, directed)],
             }
             for run in runs
         ],
-        sentence=sentence,
-        directed=signed_suites,
-        seeds=lambda cells, subject, suite: [
-            c for c in cells if c["suite"] == suite and c["subject"].split("-seed")[0] == subject
-        ],
     )
     (out / "report.md").write_text(text, "utf-8")
+    numbers = {run.path.name: [asdict(part) for part in breakdowns(run)] for run in runs}
+    (out / "figures.json").write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
