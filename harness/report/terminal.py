@@ -34,9 +34,9 @@ def _shift(cell: Cell) -> Text:
 
 def cells_table(cells: list[Cell]) -> Table:
     """Return the cells as a table; logit differences and shifts in nats."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("suite", no_wrap=True)
-    table.add_column("subject", overflow="fold")
+    table.add_column("subject", overflow="fold", min_width=9)
     for name in ("stems", "items", "logit diff", "shift [95% CI]", "mass", "top in", "choice", "top-1"):
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
