@@ -27,8 +27,8 @@ test-steering: setup-test  ## The steering plugin against real servers, many of 
 chaos: setup-test  ## Kill, cut off and confuse runs by a seeded campaign, and count what is lost: some ten minutes
 	$(PY) -m tests.chaos.campaign --seed 1 --out reports/chaos/campaign.txt
 
-evidence: setup-test  ## Print every claim with its figure and bound: a few minutes
-	$(PY) scripts/evidence.py
+evidence: setup-test  ## Print every claim with its figure and bound: a few minutes; PARTS="chaos" for some
+	$(PY) -m scripts.evidence $(PARTS)
 
 fresh-clone:  ## Time `make demo` and `make test` in a fresh clone: half an hour
 	python3 scripts/fresh_clone.py

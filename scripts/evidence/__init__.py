@@ -1,0 +1,1 @@
+"""The project's claims with their figures: one module a topic."""
