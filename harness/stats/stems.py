@@ -1,0 +1,108 @@
+"""Means over stems: the mean, its t interval, and what single stems contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean over stems with its 95% t interval, in the values' own unit."""
+
+    mean: float
+    low: float | None
+    """None with fewer than two stems: there is no spread to judge by."""
+    high: float | None
+    stems: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def stem_means(values: Sequence[float] | Floats, stems: Sequence[str]) -> tuple[list[str], Floats]:
+    """Return the stems in order of appearance and the mean of each one's values, float64 ``[stems]``."""
+    names, table = stem_table(np.asarray(values, dtype=np.float64)[:, None], stems)
+    return names, table[:, 0]
+
+
+def stem_table(values: Floats, stems: Sequence[str]) -> tuple[list[str], Floats]:
+    """Return the stems in order of appearance and the means of each one's items, float64 ``[stems, cells]``.
+
+    Args:
+        values: ``[items, cells]``, such as an item's shift at every layer and strength, or for every adapter.
+        stems: of each item.
+
+    """
+    names = list(dict.fromkeys(stems))
+    index = {name: i for i, name in enumerate(names)}
+    which = np.array([index[stem] for stem in stems], dtype=np.int64)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, which, values)
+    return names, sums / np.bincount(which, minlength=len(names))[:, None]
+
+
+def t_interval(means: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
+    """Return mean, lower and upper end of the t interval over the last axis, G − 1 degrees of freedom.
+
+    Args:
+        means: stems' means, ``[..., stems]`` with at least two stems.
+        level: of confidence.
+
+    Source: Student's t on cluster means; Miller 2024, section 2.2, has the clustered standard error. Coverage of
+    a nominal 95% interval at G = 5, 10, 40 stems was 95, 94 and 95% in simulation; a percentile bootstrap over
+    stems reached 83, 88 and 93%.
+
+    """
+    count = means.shape[-1]
+    centre = means.mean(-1)
+    half = scipy_stats.t.ppf((1 + level) / 2, count - 1) * means.std(-1, ddof=1) / np.sqrt(count)
+    return centre, centre - half, centre + half
+
+
+def mean_interval(
+    values: Sequence[float] | Floats, stems: Sequence[str], level: float = 0.95
+) -> MeanInterval:
+    """Return the mean of the stems' means with its t interval (:func:`t_interval`)."""
+    _, means = stem_means(values, stems)
+    if len(means) < 2:
+        return MeanInterval(float(means.mean()), None, None, len(means))
+    centre, low, high = (float(x) for x in t_interval(means, level))
+    return MeanInterval(centre, low, high, len(means))
+
+
+def mean_abs(values: Sequence[float] | Floats, stems: Sequence[str]) -> float:
+    """Return the mean over stems of the size of each stem's mean, in the values' own unit."""
+    return float(np.abs(stem_means(values, stems)[1]).mean())
+
+
+def leave_one_out(values: Sequence[float] | Floats, stems: Sequence[str]) -> dict[str, MeanInterval]:
+    """Return the interval without each stem in turn."""
+    names, means = stem_means(values, stems)
+    if len(names) < 2:
+        return {}
+    return {
+        name: mean_interval(np.delete(means, i), names[:i] + names[i + 1 :]) for i, name in enumerate(names)
+    }
+
+
+def carried_by(values: Sequence[float] | Floats, stems: Sequence[str]) -> str | None:
+    """Return the stem without which the interval would include zero; None if there is none.
+
+    Only asked where the full interval excludes zero. Among several such stems, the one whose leaving out
+    brings the mean closest to zero. No interval is true when one stem in ten carries the whole effect
+    (reports/benchmarks/statistics.md), so a report must say it.
+    """
+    if not mean_interval(values, stems).excludes_zero:
+        return None
+    left_out = leave_one_out(values, stems)
+    carriers = {stem: interval for stem, interval in left_out.items() if not interval.excludes_zero}
+    return min(carriers, key=lambda stem: abs(carriers[stem].mean), default=None)
