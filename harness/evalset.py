@@ -143,6 +143,8 @@ class Card(BaseModel):
     systems: dict[str, Text] = {}
     items: str | None = None
     choices: ChoiceSource | None = None
+    sweep_items: list[Text] = []
+    """Ids of the fixed items that layer × strength sweeps ask; none where the suite is not for sweeps."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Card:
@@ -168,6 +170,21 @@ class EvalSet:
     def stems(self) -> tuple[str, ...]:
         """The stems, in order of first appearance."""
         return tuple(dict.fromkeys(item.stem for item in self.items))
+
+    def of_sweep(self, limit: int | None = None) -> EvalSet:
+        """Return the items that the card names for sweeps, in the card's order; the first ``limit`` of them.
+
+        Raises:
+            InputError: the card names none.
+
+        """
+        if not self.card.sweep_items:
+            raise InputError(
+                f"The suite '{self.name}' has no items for sweeps: name ten under sweep_items in "
+                f"{self.path / 'suite.yaml'}."
+            )
+        by_id = {item.id: item for item in self.items}
+        return EvalSet(self.card, tuple(by_id[i] for i in self.card.sweep_items[:limit]), self.path)
 
     def limited(self, stems: int | None) -> EvalSet:
         """Return the first ``stems`` stems with all their variants."""
@@ -222,6 +239,10 @@ def load_suite(folder: Path) -> EvalSet:
     items = [with_defaults(item, card) for item in items]
     if card.systems:
         items = [expanded for item in items for expanded in _with_systems(item, card.systems)]
+    known = {item.id for item in items}
+    for name in card.sweep_items:
+        if name not in known:
+            raise unknown(f"sweep item of {folder / 'suite.yaml'}", name, known)
     return EvalSet(card, tuple(items), folder)
 
 
