@@ -46,6 +46,22 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def parse_object(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Read one line's JSON object; no key may stand twice.
+
+    Raises:
+        InputError: naming the line.
+
+    """
+    try:
+        value = json.loads(line, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path}:{number}: not a JSON object ({e}).") from e
+    if not isinstance(value, dict):
+        raise InputError(f"{path}:{number}: a JSON object is needed, not a {type(value).__name__}.")
+    return value
+
+
 def read_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
     """Yield ``(line number, object)`` for each line of a UTF-8 JSONL file.
 
@@ -65,15 +81,9 @@ def read_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(
-                line.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-            )
+            value = parse_object(path, number, line.decode("utf-8"))
         except UnicodeDecodeError as e:
             raise InputError(f"{path}:{number}: byte {e.start} is not UTF-8.") from e
-        except (ValueError, RecursionError) as e:
-            raise InputError(f"{path}:{number}: not a JSON object ({e}).") from e
-        if not isinstance(value, dict):
-            raise InputError(f"{path}:{number}: a JSON object is needed, not a {type(value).__name__}.")
         try:
             yield number, model.model_validate(value)
         except ValidationError as e:

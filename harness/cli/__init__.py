@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import browse, doctor, report, run, serve, train, vector
+from harness.cli import browse, doctor, imports, report, run, serve, train, vector
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -44,6 +44,8 @@ def root(
 app.command("run")(run.run_command)
 app.command("serve")(serve.serve_command)
 app.command("doctor")(doctor.doctor_command)
+browse.suites_app.command("import")(imports.import_command)
+browse.suites_app.command("export")(imports.export_command)
 app.add_typer(train.app, name="train")
 app.add_typer(vector.app, name="vector")
 app.add_typer(report.app, name="report")

@@ -126,6 +126,7 @@ def suites_check(
     """
     from harness.errors import InputError
     from harness.evalset import load_suite, suite_folders
+    from harness.importing.suite import left_to_fill
     from harness.models import resolve_model
     from harness.plan import encode_suite
     from harness.prompts import PromptBuilder, load_tokenizer
@@ -142,6 +143,8 @@ def suites_check(
             for reason in invalid:
                 sys.stderr.write(f"{folder}: {reason}\n")
         typer.echo(line)
+        if waiting := left_to_fill(suite.card):
+            typer.echo(f"  to be filled in in {folder / 'suite.yaml'}: {', '.join(waiting)}")
     if wrong:
         raise InputError(f"{wrong} items are not valid.")
 
