@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from harness.adapters import load_adapter, snapshot
-from harness.cli.run import _config
+from harness.cli.run import make_config
 from harness.errors import HarnessError, InputError
 from harness.evalset import load_suite
 from harness.modelinfo import ModelInfo
@@ -94,7 +94,7 @@ def mutate_header(rng: random.Random, raw: bytes) -> bytes:
 
 
 def load_run_config(path: Path) -> object:
-    return _config(path / "run.yaml", {})
+    return make_config(path / "run.yaml", {})
 
 
 def load_whole_adapter(path: Path) -> object:

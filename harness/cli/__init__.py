@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import browse, doctor, imports, report, run, serve, train, vector
+from harness.cli import browse, compare, doctor, imports, report, run, serve, train, vector
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def root(
 
 
 app.command("run")(run.run_command)
+app.command("compare")(compare.compare_command)
 app.command("serve")(serve.serve_command)
 app.command("doctor")(doctor.doctor_command)
 browse.suites_app.command("import")(imports.import_command)

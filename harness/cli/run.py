@@ -67,8 +67,8 @@ def run_command(
     from harness.run import run
 
     flags = {
-        "suite": _split(suite),
-        "adapter": _split(adapter),
+        "suite": split(suite),
+        "adapter": split(adapter),
         "adapters": adapters,
         "model": model,
         "engine": engine,
@@ -95,9 +95,9 @@ def run_command(
         folder = find_run(resume, output_dir)
         settings = resumed_config(folder, given)
     else:
-        settings = _config(config, given)
+        settings = make_config(config, given)
     if dry_run:
-        _print_plan(settings)
+        print_plan(settings)
         return
     with reporting() as reporter:
         finished = run_interruptibly(run(settings, reporter.report, reporter.progress, folder))
@@ -124,11 +124,12 @@ def run_command(
     sys.stdout.write(f"Results: {finished.folder}\n")
 
 
-def _split(values: list[str] | None) -> list[str] | None:
+def split(values: list[str] | None) -> list[str] | None:
+    """Split values at commas."""
     return None if values is None else [part for value in values for part in value.split(",") if part]
 
 
-def _config(file: Path | None, given: dict[str, Any]) -> Any:
+def make_config(file: Path | None, given: dict[str, Any]) -> Any:
     """Merge a config file and the flags."""
     from pydantic import ValidationError
 
@@ -144,7 +145,8 @@ def _config(file: Path | None, given: dict[str, Any]) -> Any:
         raise InputError(f"{where}{explain(e, RunConfig)}.") from e
 
 
-def _print_plan(settings: Any) -> None:
+def print_plan(settings: Any) -> None:
+    """Say what would be scored."""
     from harness.plan import load_suites
 
     suites = load_suites(settings.suite, settings.limit)

@@ -18,8 +18,11 @@ from scripts.evidence.chaos import chaos
 from scripts.evidence.gpu_steering import gpu_steering
 from scripts.evidence.line import Line
 from scripts.evidence.main_job import fresh_clone, main_job
+from scripts.evidence.statistics import statistics
 
-PARTS: tuple[Callable[[], Iterator[Line]], ...] = (main_job, fresh_clone, adapters, chaos, gpu_steering)
+PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
+    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics,
+)  # fmt: skip
 
 
 def main(wanted: list[str]) -> int:

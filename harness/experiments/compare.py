@@ -1,0 +1,176 @@
+"""Many subjects against one server in one run: ranked, and judged together.
+
+The base model is scored once. Subjects are scored one after the other, each on all suites, so a server loads each
+adapter once and no subject's slot is taken away before it is done. Every p value and interval accounts for having
+looked at all subjects of a suite (:func:`harness.stats.max_statistic`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness import stats
+from harness.adapters import CONFIG as LORA_CONFIG
+from harness.errors import InputError
+from harness.results import Run, write_json
+from harness.subject import artifact_folders
+from harness.vectors import CONFIG as VECTOR_CONFIG
+
+FILE = "comparison.json"
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A subject's place on one suite. Shifts in nats, minus base on the same items."""
+
+    subject: str
+    shift: float
+    low: float | None
+    """Simultaneous 95% interval over the suite's subjects; None below 6 stems."""
+    high: float | None
+    p: float | None
+    """Adjusted for all subjects of the suite; None below 6 stems."""
+    size: float
+    """Mean over stems of |the stem's mean shift|."""
+    stems: int
+    carried_by: str | None
+    """The stem without which the subject's own interval would include 0."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the simultaneous interval lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One suite's subjects, highest shift first (largest size first where poles have no direction)."""
+
+    suite: str
+    directed: bool
+    ranked: tuple[Ranked, ...]
+    flips: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``harness compare`` found."""
+
+    run: str
+    noise_floor: float
+    rankings: tuple[Ranking, ...]
+
+
+def expand(wanted: Sequence[str], folders: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Turn what the user named into subjects' names and the folders to look them up in.
+
+    Args:
+        wanted: subjects in the grammar, globs over known names (``safe_*``), adapter folders, folders of adapters,
+            or text files with one of these a line (# begins a comment).
+        folders: where names are looked up.
+
+    Raises:
+        InputError: a glob or folder without adapters, a file that can't be read.
+
+    """
+    places = list(folders)
+    names: list[str] = []
+    for entry in _lines(wanted):
+        path = Path(entry)
+        if path.is_dir() and "@" not in entry:
+            inside = [path] if _is_artifact(path) else sorted(p for p in path.iterdir() if _is_artifact(p))
+            if not inside:
+                raise InputError(
+                    f"{path}: holds no adapters ({LORA_CONFIG}) and no vectors ({VECTOR_CONFIG})."
+                )
+            names += [p.resolve().name for p in inside]
+            places += [p for p in dict.fromkeys(q.parent for q in inside) if p not in places]
+        elif _GLOB & set(entry):
+            adapters, vectors = artifact_folders(places)
+            found = sorted(fnmatch.filter([*adapters, *vectors], entry))
+            if not found:
+                known = ", ".join(sorted(adapters | vectors)) or "none"
+                raise InputError(f"'{entry}' fits no adapter. Known: {known}.")
+            names += found
+        else:
+            names.append(entry)
+    return list(dict.fromkeys(names)), places
+
+
+def _lines(wanted: Iterable[str]) -> Iterable[str]:
+    for entry in wanted:
+        path = Path(entry)
+        if not path.is_file():
+            yield entry
+            continue
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise InputError(f"{path}: is not a text file of subjects ({e}).") from e
+        yield from filter(None, (line.partition("#")[0].strip() for line in lines))
+
+
+def _is_artifact(path: Path) -> bool:
+    return (path / LORA_CONFIG).is_file() or (path / VECTOR_CONFIG).is_file()
+
+
+def rank(run: Run) -> Comparison:
+    """Rank a finished run's subjects suite by suite."""
+    directed = {
+        cell["suite"]: cell["mean_abs_shift"] is None
+        for cell in run.results["cells"]
+        if cell["subject"] != "base"
+    }
+    rankings = tuple(rank_suite(run.rows, suite, signed) for suite, signed in directed.items())
+    return Comparison(run.path.name, run.results["noise_floor"], rankings)
+
+
+def rank_suite(rows: pd.DataFrame, suite: str, directed: bool = True) -> Ranking:
+    """Rank one suite's subjects; the intervals hold for all of them together."""
+    own = rows[(rows["suite"] == suite) & (rows["subject"] != "base")]
+    table = own.pivot_table(index="stem", columns="subject", values="shift", aggfunc="mean", sort=False)
+    # A subject without a single usable value stays: its absence has to be said, not hidden.
+    table = table.reindex(columns=own["subject"].unique())
+    joint = stats.max_statistic(table.to_numpy(dtype=np.float64))
+    ranked = []
+    for i, subject in enumerate(table.columns):
+        known = table[subject].dropna()
+        ranked.append(
+            Ranked(
+                subject=str(subject),
+                shift=float(joint.mean[i]),
+                low=_finite(joint.low[i]),
+                high=_finite(joint.high[i]),
+                p=_finite(joint.p[i]),
+                size=float(known.abs().mean()),
+                stems=len(known),
+                carried_by=stats.carried_by(known.to_numpy(), list(known.index)) if len(known) else None,
+            )
+        )
+    key = (lambda r: -r.shift) if directed else (lambda r: -r.size)
+    return Ranking(suite, directed, tuple(sorted(ranked, key=key)), joint.flips, joint.exact)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def write(run: Run) -> Comparison:
+    """Rank a run and keep the comparison in its folder."""
+    found = rank(run)
+    write_json(run.path / FILE, plain(found))
+    return found
+
+
+def plain(found: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON values."""
+    return asdict(found)

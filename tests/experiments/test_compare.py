@@ -1,0 +1,167 @@
+"""Many subjects ranked together, and two runs held against each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.errors import InputError
+from harness.experiments.against import against, differences
+from harness.experiments.compare import expand, rank, rank_suite
+from harness.results import Run, load_run
+from tests.conftest import run_cli
+
+RUNS = Path(__file__).parents[2] / "reports" / "adapters" / "runs"
+
+
+@pytest.fixture
+def run() -> Run:
+    return load_run(RUNS / "l22")
+
+
+def shifts(columns: dict[str, list[float]]) -> pd.DataFrame:
+    """Rows of one suite: a stem a value, two items a stem."""
+    return pd.DataFrame(
+        [
+            {"suite": "made", "subject": subject, "stem": f"s{i}", "shift": value + spread}
+            for subject, values in columns.items()
+            for i, value in enumerate(values)
+            for spread in (-0.01, 0.01)
+        ]
+    )
+
+
+def test_subjects_come_from_globs_folders_and_files(made_adapters: Path, tmp_path: Path) -> None:
+    names, _ = expand(["made_*"], [made_adapters])
+    assert names == ["made_risky", "made_safe", "made_vec"]
+    names, places = expand([str(made_adapters)], [])
+    assert names == ["made_risky", "made_safe", "made_vec"]
+    assert places == [made_adapters]
+    listed = tmp_path / "subjects.txt"
+    listed.write_text("made_safe  # the safe one\n\nmade_vec@0.5\nmade_s*\n")
+    assert expand([str(listed)], [made_adapters])[0] == ["made_safe", "made_vec@0.5"]
+    assert expand([str(made_adapters / "made_safe")], [])[0] == ["made_safe"]
+
+
+def test_what_fits_nothing_is_refused(made_adapters: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'nothing_\*' fits no adapter. Known: made_risky"):
+        expand(["nothing_*"], [made_adapters])
+    with pytest.raises(InputError, match="holds no adapters"):
+        expand([str(tmp_path)], [])
+    broken = tmp_path / "subjects.txt"
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not a text file"):
+        expand([str(broken)], [])
+
+
+def test_a_planted_subject_leads_and_random_ones_are_not_found() -> None:
+    rng = np.random.default_rng(0)
+    columns = {f"random{i}": rng.normal(0, 1, 24).tolist() for i in range(40)}
+    columns["planted"] = rng.normal(1.5, 1, 24).tolist()
+    found = rank_suite(shifts(columns), "made")
+    assert found.ranked[0].subject == "planted"
+    assert found.ranked[0].p is not None
+    assert found.ranked[0].p < 0.005
+    assert found.ranked[0].excludes_zero
+    assert not any(entry.excludes_zero for entry in found.ranked[1:])
+
+
+def test_more_subjects_make_wider_intervals() -> None:
+    rng = np.random.default_rng(1)
+    columns = {f"x{i}": rng.normal(0, 1, 12).tolist() for i in range(20)}
+    few = rank_suite(shifts(dict(list(columns.items())[:1])), "made").ranked[0]
+    many = next(e for e in rank_suite(shifts(columns), "made").ranked if e.subject == "x0")
+    assert many.high - many.low > few.high - few.low
+    assert many.shift == few.shift
+
+
+def test_a_subject_without_values_stays_in_the_ranking() -> None:
+    found = rank_suite(shifts({"whole": [1.0, 2.0, 1.5, 1.2, 0.8, 1.1], "empty": [float("nan")] * 6}), "made")
+    empty = next(e for e in found.ranked if e.subject == "empty")
+    assert (empty.stems, empty.p, empty.low) == (0, None, None)
+
+
+def test_poles_without_direction_are_ranked_by_size(run: Run) -> None:
+    neutral = next(r for r in rank(run).rankings if r.suite == "control_neutral")
+    assert not neutral.directed
+    sizes = [entry.size for entry in neutral.ranked]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_run_against_itself_is_within_noise(run: Run) -> None:
+    found = against(run, run)
+    assert not found.differs
+    assert all(change.within_noise and change.largest == 0 for change in found.changes)
+    assert len(found.changes) == len(run.results["cells"])
+
+
+def copied(run: Run, folder: Path) -> Path:
+    shutil.copytree(run.path, folder)
+    return folder
+
+
+def test_runs_that_differ_are_refused_by_name(run: Run, tmp_path: Path) -> None:
+    other = copied(run, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["engine"]["dtype"] = "bfloat16"
+    manifest["tokenizer_digest"] = "0" * 64
+    manifest["subjects"]["safe_l22"]["content"] = "1" * 64
+    manifest["suites"]["ood"]["digest"]["items.jsonl"] = "2" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    found = differences(run.manifest, manifest)
+    assert found[0] == "engine.dtype: float32 here, bfloat16 there"
+    assert found[1].startswith("tokenizer_digest: ")
+    assert found[2:] == ["questions of ood: not the same files", "weights of safe_l22: not the same files"]
+    with pytest.raises(InputError, match=r"not comparable:\n  engine.dtype"):
+        against(run, load_run(other))
+    assert len(against(run, load_run(other), anyway=True).differs) == 4
+
+
+def test_what_moved_and_what_is_missing_is_said(run: Run, tmp_path: Path) -> None:
+    other = load_run(copied(run, tmp_path / "other"))
+    rows = other.rows.copy()
+    at = (rows["suite"] == "ood") & (rows["subject"] == "safe_l22")
+    moved = rows[at]["item"].iloc[3]
+    rows.loc[at & (rows["item"] == moved), "logit_diff"] += 0.5
+    rows = rows.drop(rows[at].index[0])
+    found = against(run, Run(other.path, other.manifest, other.results, rows))
+    change = next(c for c in found.changes if (c.suite, c.subject) == ("ood", "safe_l22"))
+    assert not change.within_noise
+    assert change.largest_item == moved
+    assert change.largest == pytest.approx(0.5)
+    assert (change.only_first, change.only_other) == (1, 0)
+
+
+def test_the_command_ranks_a_finished_run_and_refuses_another(run: Run, tmp_path: Path) -> None:
+    done = run_cli("compare", "--run", str(run.path), "--against", str(run.path), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["comparison"]["rankings"][0]["suite"] == "awareness"
+    assert told["against"]["differs"] == []
+    refused = run_cli("compare", "--run", str(run.path), "--against", str(RUNS / "all"))
+    assert refused.returncode == 2
+    assert "engine.lora.wrapped" in refused.stderr
+    assert run_cli("compare").returncode == 2
+    assert run_cli("compare", "x", "--run", "last").returncode == 2
+
+
+def test_many_adapters_against_a_server(server: str, made_adapters: Path, tmp_path: Path) -> None:
+    done = run_cli(
+        "compare", str(made_adapters), "--suite", "ood,awareness", "--limit", "6", "--base-url", server,
+        "--output-dir", str(tmp_path), "--no-cache",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "made_risky" in done.stdout
+    (folder,) = tmp_path.iterdir()
+    kept = json.loads((folder / "comparison.json").read_text())
+    assert {len(r["ranked"]) for r in kept["rankings"]} == {3}
+    loaded = load_run(folder)
+    shift = loaded.rows[(loaded.rows["suite"] == "ood") & (loaded.rows["subject"] == "made_safe")]
+    expected = shift.groupby("stem")["shift"].mean().mean()
+    entry = next(e for e in kept["rankings"][0]["ranked"] if e["subject"] == "made_safe")
+    assert entry["shift"] == pytest.approx(expected)
