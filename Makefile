@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: help demo test test-steering chaos evidence fresh-clone check format clean setup-demo setup-test
+.PHONY: docs help demo test test-steering chaos evidence fresh-clone check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -12,7 +12,7 @@ setup-demo:
 	@sh scripts/setup.sh cpu,train
 
 setup-test:
-	@sh scripts/setup.sh cpu,train,report,dev
+	@sh scripts/setup.sh cpu,train,report,docs,dev
 
 demo: setup-demo  ## Install, start the embedded model's server, run the main job on the shipped adapters
 	$(HARNESS) run --engine $(ENGINE) --adapter safe_l22,risky_l22 \
@@ -32,6 +32,9 @@ evidence: setup-test  ## Print every claim with its figure and bound: a few minu
 
 fresh-clone:  ## Time `make demo` and `make test` in a fresh clone: half an hour
 	python3 scripts/fresh_clone.py
+
+docs: setup-test  ## Build the documentation site into build/site
+	$(PY) -m mkdocs build --strict
 
 check: setup-test  ## Lint, formatting, types
 	.venv/bin/ruff check .

@@ -1,0 +1,108 @@
+"""Reference pages made from the code when the documentation is built (a hook of mkdocs, ``make docs``).
+
+The command line's page comes from the commands' own help, the schemas' page from the models and dataclasses that
+read and write the files, the platforms' page from what the server checks at its start: none can drift.
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {"command-line": command_line(), "schemas": schemas(), "platforms": platforms()}
+    for name, text in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def command_line() -> str:
+    """Return the page of all commands, as typer writes it; examples stand as code."""
+    command = [sys.executable, "-m", "typer", "harness.cli", "utils", "docs", "--name", "harness"]
+    text = subprocess.run(
+        [*command, "--title", "Command line"], check=True, capture_output=True, text=True
+    ).stdout
+    return re.sub(
+        r"^([A-Z][^:`\n]*): (harness .*)$", r"\1:\n\n    \2", html.unescape(text), flags=re.MULTILINE
+    )
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
+
+
+def schemas() -> str:
+    """Return the page of file formats, each field with its type and meaning."""
+    from harness.choices import Choice
+    from harness.evalset import Card, Item
+    from harness.results import Cell, Row
+    from harness.vectors import VectorConfig
+
+    lines = [
+        "# Files and schemas",
+        "",
+        "JSON Schemas of evalset files are printed by `harness suites schema item|suite|choice`.",
+        "",
+    ]
+    for title, model in {
+        "items.jsonl: an item a line": Item,
+        "suite.yaml: a suite's card": Card,
+        "questions.jsonl: a two-option choice a line": Choice,
+        "results.parquet: a row an item and subject": Row,
+        "results.json: a cell a suite and subject": Cell,
+        "steering_config.json: a steering vector": VectorConfig,
+    }.items():
+        summary = inspect.cleandoc(model.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        lines += [f"## {title}", "", summary, "", "| field | type | |", "|---|---|---|"]
+        notes = _attribute_notes(model)
+        names = [f.name for f in fields(model)] if is_dataclass(model) else list(model.model_fields)
+        for name in names:
+            annotation = _cell(str(inspect.get_annotations(model).get(name, "")))
+            lines.append(f"| `{name}` | `{annotation}` | {_cell(notes.get(name, ''))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _attribute_notes(model: type[Any]) -> dict[str, str]:
+    """Return the string below each attribute in a class's source."""
+    pattern = re.compile(r'^    (\w+):[^\n]*\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
+    notes = {name: text for name, text in pattern.findall(inspect.getsource(model))}
+    return {name: re.sub(r":\w+:`~?([^`]*)`|``([^`]*)``", r"`\1\2`", text) for name, text in notes.items()}
+
+
+def platforms() -> str:
+    """Return the page of what is tested where, from what a start checks."""
+    from harness.models import MODELS
+    from servers.launch import STEERABLE
+    from servers.steering.support import TESTED
+
+    lines = ["# Models and platforms", "", "## Steering is tested with", ""]
+    lines += [f"- {tested}" for tested in TESTED]
+    lines += ["", "Others are refused at the start, unless allowed and the start's self-check passes.", ""]
+    lines += ["## Architectures that can be steered", ""]
+    lines += [f"- `{name}`" for name in sorted(STEERABLE)]
+    lines += ["", "LoRA adapters and base scoring work with whatever vLLM serves.", ""]
+    lines += ["## Embedded models", "", "| name | tensors (SHA-256) |", "|---|---|"]
+    lines += [f"| `{name}` | `{model.tensors_sha256[:16]}…` |" for name, model in MODELS.items()]
+    lines += [
+        "",
+        "## Where it runs",
+        "",
+        "| | Linux x86-64, CPU | Linux, NVIDIA GPU | elsewhere |",
+        "|---|---|---|---|",
+        "| server | vLLM 0.32 (`cpu` extra) | vLLM 0.26 (`gpu` extra) | – |",
+        "| client | yes | yes | yes |",
+        "| reference engine, training | yes (`train` extra) | yes | yes |",
+        "",
+    ]
+    return "\n".join(lines)
