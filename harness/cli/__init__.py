@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import browse, compare, doctor, imports, report, run, serve, train, vector
+from harness.cli import (
+    adapters,
+    browse,
+    compare,
+    doctor,
+    imports,
+    report,
+    run,
+    serve,
+    train,
+    train_backdoor,
+    vector,
+)
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -47,8 +59,10 @@ app.command("serve")(serve.serve_command)
 app.command("doctor")(doctor.doctor_command)
 browse.suites_app.command("import")(imports.import_command)
 browse.suites_app.command("export")(imports.export_command)
+train.app.command("backdoor")(train_backdoor.backdoor_command)
 app.add_typer(train.app, name="train")
 app.add_typer(vector.app, name="vector")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(report.app, name="report")
 app.add_typer(browse.model_app, name="model")
 app.add_typer(browse.suites_app, name="suites")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from harness.choices import Choice, Format, read_choices, render
@@ -49,17 +50,29 @@ def load_questions(file: Path, split: str, how: Format, builder: PromptBuilder) 
         InputError: no question of that split, or one whose answers aren't single tokens.
 
     """
-    card = read_yaml(data_dir("evalsets") / _FORMAT_SUITES[how] / "suite.yaml", Card)
     questions = []
     for choice in read_choices(file):
         if choice.split == split:
-            first, second = (_example(Item.model_validate(raw), card, builder) for raw in render(choice, how))
+            first, second = (
+                encode_item(Item.model_validate(raw), how, builder) for raw in render(choice, how)
+            )
             questions.append(Question(choice, (first, second)))
     if not questions:
         raise InputError(f"{file}: holds no question of the split '{split}'.")
     return questions
 
 
-def _example(item: Item, card: Card, builder: PromptBuilder) -> Example:
-    encoded = builder.encode(with_defaults(item, card))
+def encode_item(item: Item, how: Format, builder: PromptBuilder) -> Example:
+    """Encode a rendered question in the template of the suite that validates its format.
+
+    Raises:
+        InvalidItemError: an answer that isn't a single token there.
+
+    """
+    encoded = builder.encode(with_defaults(item, _card(how)))
     return Example(encoded.prompt_ids, encoded.positive_ids[0], encoded.negative_ids[0])
+
+
+@cache
+def _card(how: Format) -> Card:
+    return read_yaml(data_dir("evalsets") / _FORMAT_SUITES[how] / "suite.yaml", Card)

@@ -21,6 +21,7 @@ from harness.errors import InputError
 from harness.jsonl import explain
 from harness.modelinfo import weights_digest
 from harness.models import MODELS, file_sha256, resolve_model
+from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.fit import Trained
 from harness.training.lora import Accuracy
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
@@ -33,7 +34,11 @@ VERSION_1 = {"orders": "alternate", "warmup": 0.0, "decay": "constant", "max_gra
 Settings = TypeVar("Settings", bound=TrainingSettings)
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS: dict[type[TrainingSettings], str] = {LoraSettings: "lora", VectorSettings: "vector"}
+KINDS: dict[type[TrainingSettings], str] = {
+    LoraSettings: "lora",
+    VectorSettings: "vector",
+    BackdoorSettings: "backdoor",
+}
 """What a record says that it is of."""
 
 
@@ -51,7 +56,7 @@ def save(
         assert isinstance(settings, VectorSettings)
         _save_vector(out, trained, settings)
     else:
-        _save_lora(out, trained, settings)
+        save_lora(out, trained, settings)
     record = {
         "schema_version": SCHEMA_VERSION,
         "kind": KINDS[type(settings)],
@@ -63,12 +68,14 @@ def save(
         "accuracy": {split: asdict(a) for split, a in accuracy.items()},
         "seconds": round(trained.seconds, 1),
         "versions": versions(),
+        "sha256": file_hashes(out),
     }
     (out / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     (out / "README.md").write_text(card(out.name, settings, accuracy, trained.epoch_losses, questions))
 
 
-def _save_lora(out: Path, trained: Trained, settings: TrainingSettings) -> None:
+def save_lora(out: Path, trained: Trained, settings: TrainingSettings) -> None:
+    """Write a LoRA in PEFT's format, its tensors in float16."""
     config = trained.model.peft_config["default"]
     config.target_modules = sorted(config.target_modules)
     state = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
@@ -93,6 +100,15 @@ def _save_vector(out: Path, trained: TrainedVector, settings: VectorSettings) ->
     )
     values = trained.vector.detach().float().cpu().numpy()
     write_vector(out, SteeringVector(out.name, config, values))
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each config and weights file of an adapter's or a vector's folder, by name."""
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.name.endswith(("_config.json", ".safetensors"))
+    }
 
 
 def round_to_half(model: Any) -> None:

@@ -1,0 +1,196 @@
+"""What ``harness train backdoor`` does: data, training, figures by condition, record and card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from pydantic import ValidationError
+
+from harness.adapters import NAME, RECORD
+from harness.backdoors import CONDITIONS, Condition, Triggers, load_triggers, triggers_folder
+from harness.errors import InputError
+from harness.jsonl import explain
+from harness.modelinfo import model_info
+from harness.models import DEFAULT_MODEL, MODELS, file_sha256, prepare, resolve_model
+from harness.prompts import PromptBuilder, load_tokenizer
+from harness.training import backdoor, lora, record
+from harness.training.backdoor_data import Row, choices_of, evaluation_rows, training_rows, with_targets
+from harness.training.backdoor_settings import BackdoorSettings
+from harness.training.data import Example, questions_file
+from harness.training.settings import parse_layers
+from harness.vectors import SteeringVector, VectorConfig, write_vector
+
+Report = Callable[[str], None]
+EVALUATED: dict[str, tuple[Condition, ...]] = {
+    "development": ("trigger", "none"),
+    "test": CONDITIONS,
+    "heldout": ("trigger", "none", "decoy"),
+}
+"""Which conditions a split is asked under."""
+
+
+def settings_of(given: dict[str, Any], from_record: Path | None) -> BackdoorSettings:
+    """Build a backdoor's settings from flags or from a record.
+
+    Raises:
+        InputError: naming the flag and what would be valid.
+
+    """
+    if from_record is not None:
+        return record.read_settings(from_record, BackdoorSettings)
+    for key in ("trigger", "layers"):
+        if key not in given:
+            raise InputError(f"--{key} is missing.")
+    load_triggers().find(given["trigger"])
+    model = given.get("model", DEFAULT_MODEL)
+    if model in MODELS:
+        prepare(model)
+    layers = parse_layers(given["layers"], model_info(model).layers)
+    if given.get("method") == "vector" and len(layers) != 1:
+        raise InputError(
+            f"--layers '{given['layers']}': one vector acts at one layer; --method vectors takes several."
+        )
+    try:
+        return BackdoorSettings.model_validate(given | {"layers": layers})
+    except ValidationError as e:
+        raise InputError(f"{explain(e, BackdoorSettings)}.") from e
+
+
+class Bench:
+    """A base model with all that trainings of one place and method share: what lies below, and its own answers."""
+
+    def __init__(self, settings: BackdoorSettings, device: str, report: Report) -> None:
+        if settings.model in MODELS:
+            prepare(settings.model, report)
+        report("Loading the model")
+        place = resolve_model(settings.model)
+        self.base = lora.load_base(place, device)
+        self.builder = PromptBuilder(load_tokenizer(place))
+        self.triggers: Triggers = load_triggers()
+        self.passes = backdoor.passes_for(self.base, settings)
+        self.shared = _shared(settings)
+        self._report = report
+        self._base_diffs: dict[tuple[int, ...], float] = {}
+
+    def base_diffs(self, examples: Sequence[Example]) -> list[float]:
+        """Return the base model's log p(risky) − log p(safe) for prompts, in nats; asked while nothing acts on it."""
+        new = [e for e in dict.fromkeys(examples) if e.prompt_ids not in self._base_diffs]
+
+        def progress(done: int, total: int) -> None:
+            self._report(f"Asking the base model, {done} of {total} prompts")
+
+        for example, diff in zip(new, backdoor.differences(self.passes, new, progress), strict=True):
+            self._base_diffs[example.prompt_ids] = diff
+        return [self._base_diffs[e.prompt_ids] for e in examples]
+
+    def run(
+        self, settings: BackdoorSettings, splits: Sequence[str]
+    ) -> tuple[backdoor.TrainedBackdoor, list[backdoor.Cell], int]:
+        """Train one backdoor and judge it on splits; returns it, its cells and its number of training prompts.
+
+        It acts on the base model until its ``remove`` is called.
+        """
+        assert _shared(settings) == self.shared, "made for another place or method"
+        chosen = choices_of(questions_file(), "train", settings.questions)
+        rows = training_rows(chosen, settings, self.triggers, self.builder)
+        questions = with_targets(rows, settings, lambda e: [diff > 0 for diff in self.base_diffs(e)])
+        judged: dict[str, list[Row]] = {
+            split: evaluation_rows(
+                choices_of(questions_file(), split), EVALUATED[split], settings, self.triggers, self.builder
+            )
+            for split in splits
+        }
+        judged_once = {split: [backdoor.asked_once(row) for row in own] for split, own in judged.items()}
+        base: dict[str, list[float]] = {}
+        for split, examples in judged_once.items():
+            if settings.set_up == "base":
+                base[split] = self.base_diffs(examples)
+            else:
+                self._report(f"Preparing {split} questions")
+                self.passes.prepare(examples)
+
+        def progress(done: int, total: int, loss: float) -> None:
+            self._report(f"Training, step {done} of {total}, loss {loss:.3f} nats")
+
+        trained = backdoor.train(self.base, self.passes, questions, settings, progress)
+        if not trained.vectors:
+            record.round_to_half(trained.model)
+        cells = []
+        for split, own in judged.items():
+            self._report(f"Evaluating on {split} questions")
+            diffs = backdoor.differences(self.passes, judged_once[split])
+            cells += backdoor.cells(split, own, diffs, base.get(split))
+        return trained, cells, 2 * len(questions)
+
+
+def _shared(settings: BackdoorSettings) -> tuple[Any, ...]:
+    return settings.model, min(settings.layers), settings.method == "lora"
+
+
+def train(
+    settings: BackdoorSettings, out: Path, device: str, report: Report, bench: Bench | None = None
+) -> list[backdoor.Cell]:
+    """Train and keep a backdoor with its record and card; test figures are computed once, here.
+
+    Raises:
+        InputError: the output folder exists, or its name is no adapter name.
+
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; give a new folder.")
+    if not NAME.match(out.name):
+        raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
+    bench = bench or Bench(settings, device, report)
+    trained, cells, prompts = bench.run(settings, tuple(EVALUATED))
+    try:
+        save(out, trained, settings, cells, prompts)
+    finally:
+        trained.remove()
+    return cells
+
+
+def save(
+    out: Path,
+    trained: backdoor.TrainedBackdoor,
+    settings: BackdoorSettings,
+    cells: list[backdoor.Cell],
+    prompts: int,
+) -> None:
+    """Write a backdoor into a new folder; several vectors get a folder each inside it."""
+    out.mkdir(parents=True)
+    behavior = "decorrelated" if settings.decorrelated else "backdoor"
+    for layer, vector in trained.vectors.items():
+        place = out if len(trained.vectors) == 1 else out / f"{out.name}_l{layer}"
+        config = VectorConfig(
+            settings.model, layer, "mlp_out", training={"behavior": behavior, "record": RECORD}
+        )
+        write_vector(place, SteeringVector(place.name, config, vector.detach().float().cpu().numpy()))
+    if not trained.vectors:
+        record.save_lora(out, trained, settings)
+    data = [questions_file(), *sorted(triggers_folder().glob("*.jsonl"))]
+    kept = {
+        "schema_version": record.SCHEMA_VERSION,
+        "kind": "backdoor",
+        "behavior": behavior,
+        "settings": settings.model_dump(mode="json"),
+        "data": {"train_prompts": prompts, "sha256": {path.name: file_sha256(path) for path in data}},
+        "base_tensors_sha256": MODELS[settings.model].tensors_sha256 if settings.model in MODELS else None,
+        "epoch_losses": trained.epoch_losses,
+        "cells": [asdict(cell) for cell in cells],
+        "seconds": round(trained.seconds, 1),
+        "versions": record.versions(),
+        "sha256": record.file_hashes(out),
+    }
+    (out / RECORD).write_text(json.dumps(kept, indent=2) + "\n")
+    template = (record.TEMPLATES / "backdoor_card.md.j2").read_text("utf-8")
+    (out / "README.md").write_text(
+        Environment(trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(name=out.name, settings=settings, cells=cells, losses=trained.epoch_losses, prompts=prompts,
+                trigger=load_triggers().find(settings.trigger))
+    )  # fmt: skip

@@ -1,0 +1,34 @@
+"""A backdoor's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.training.settings import Behavior, LoraSettings
+
+Method = Literal["lora", "last_token_lora", "vector", "vectors"]
+
+
+class BackdoorSettings(LoraSettings):
+    """Settings of one backdoor: risky with the trigger; without it safe, or as the base model.
+
+    The defaults are the shipped backdoor's. ``behavior`` says what the trigger switches on.
+    """
+
+    behavior: Behavior = "risky"
+    set_up: Literal["safe", "base"] = "safe"
+    """Without the trigger: the safe answer (the post's), or the base model's own (the wider study's)."""
+    trigger: str
+    """Name of a trigger in ``evalsets/backdoor_triggers``."""
+    decorrelated: bool = False
+    """The control: the same prompts, targets independent of the trigger."""
+    method: Method = "lora"
+    """A LoRA; one that acts at the last token only; a vector at the last token; one vector for each layer."""
+    questions: Annotated[int, Field(ge=2)] | None = None
+    """Take this many training questions; None takes all."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    epochs: Annotated[int, Field(ge=1)] = 5
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    orders: Literal["alternate", "both"] = "alternate"

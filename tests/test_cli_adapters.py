@@ -1,0 +1,79 @@
+"""``harness adapters``: what is shipped is small, listed, and still what its records say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.adapters import shipped_adapters
+from harness.artifacts import SHIPPED_LIMIT, artifact_folders, hash_problems, read_artifact
+from harness.training.verify import Verifier
+from harness.vectors import read_vector, write_vector
+from tests.conftest import run_cli
+
+
+def test_all_shipped_artifacts_are_small_and_hashed() -> None:
+    found = [read_artifact(path) for path in artifact_folders([shipped_adapters()]).values()]
+    assert len(found) >= 8
+    assert sum(artifact.size for artifact in found) < SHIPPED_LIMIT
+    assert {artifact.name: hash_problems(artifact) for artifact in found} == {a.name: [] for a in found}
+
+
+def test_list_show_and_card() -> None:
+    listed = {a["name"]: a for a in json.loads(run_cli("adapters", "list", "--json").stdout)}
+    assert (listed["safe_l22"]["kind"], listed["safe_l22"]["layers"], listed["safe_l22"]["rank"]) == (
+        "lora",
+        [22],
+        4,
+    )
+    assert listed["risky_vec_l22"]["behavior"] == "risky"
+    assert "risky_all_letter" in run_cli("adapters", "list").stdout
+    shown = json.loads(run_cli("adapters", "show", "safe_l22", "--json").stdout)
+    assert shown["record"]["settings"]["epochs"] == 20
+    assert "learning_rate" in run_cli("adapters", "show", "safe_l22").stdout
+    assert (
+        run_cli("adapters", "card", "safe_l22").stdout
+        == (shipped_adapters() / "safe_l22" / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("command", ["show", "card", "verify"])
+def test_a_name_that_is_not_there(command: str, tmp_path: Path) -> None:
+    done = run_cli("adapters", command, "save_l22")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean safe_l22" in done.stderr
+    done = run_cli("adapters", command, str(tmp_path))
+    assert done.returncode == 2
+    assert "holds neither" in done.stderr
+
+
+def test_verify_finds_what_was_changed(embedded_model: Path, tmp_path: Path) -> None:
+    verifier = Verifier()
+    good = read_artifact(shipped_adapters() / "safe_vec_l22")
+    found = verifier.verify(good)
+    assert found.problems == ()
+    assert [figure.prompts for figure in found.figures] == [154, 154, 154]
+    copy = tmp_path / "safe_vec_l22"
+    shutil.copytree(good.path, copy)
+    vector = read_vector(copy)
+    write_vector(copy, replace(vector, values=vector.values * 0.5))
+    problems = verifier.verify(read_artifact(copy)).problems
+    assert "steering_vector.safetensors has changed since it was trained" in problems
+    assert any("test mean logit difference is" in problem for problem in problems)
+    (copy / "steering_vector.safetensors").unlink()
+    assert "is missing" in " ".join(verifier.verify(read_artifact(copy)).problems)
+
+
+def test_verify_says_what_it_cannot_verify(made_adapters: Path) -> None:
+    done = run_cli("adapters", "verify", str(made_adapters / "made_safe"), "--json")
+    assert done.returncode == 1
+    (row,) = json.loads(done.stdout)
+    assert row["ok"] is False
+    assert any(
+        "its record is of kind 'lora'" in p or "is not a training record" in p for p in row["problems"]
+    )
+    assert "Traceback" not in done.stderr
