@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: docs help demo test test-steering chaos evidence fresh-clone check format clean setup-demo setup-test
+.PHONY: docs help demo test test-steering chaos pages evidence fresh-clone check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,11 @@ test-steering: setup-test  ## The steering plugin against real servers, many of 
 
 chaos: setup-test  ## Kill, cut off and confuse runs by a seeded campaign, and count what is lost: some ten minutes
 	$(PY) -m tests.chaos.campaign --seed 1 --out reports/chaos/campaign.txt
+
+pages: setup-test  ## Rebuild the reference report from its runs, test pages in Chromium, take their pictures
+	$(HARNESS) report reports/adapters/runs --output-dir reports/smollm2-135m
+	REQUIRE_BROWSER=1 $(PY) -m pytest tests/pages
+	$(PY) -m scripts.screens reports/smollm2-135m/report.html
 
 evidence: setup-test  ## Print every claim with its figure and bound: a few minutes; PARTS="chaos" for some
 	$(PY) -m scripts.evidence $(PARTS)

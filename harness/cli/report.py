@@ -1,4 +1,4 @@
-"""``harness report``."""
+"""``harness report`` and ``harness view``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,78 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
+
+PAGE = "page"
+
+
+class _PageFirst(TyperGroup):
+    """``harness report RUN…`` means ``harness report page RUN…``."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [PAGE, *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
-    no_args_is_help=True, help="Reports made from results. Example: harness report adapters --help"
+    cls=_PageFirst,
+    no_args_is_help=True,
+    help="Reports made from results. Example: harness report reports/runs/20261124-105705-a20f",
 )
+Sources = Annotated[
+    list[str],
+    typer.Argument(help="Run ids, folders of runs or sweeps, result files; 'last' is the newest run."),
+]
+
+
+@app.command(PAGE)
+def page_command(
+    sources: Sources,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Folder for report.html and figures/; the run's own if there is one.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="The page's title.")] = "What does the model say about itself?",
+) -> None:
+    """Write one self-contained HTML page, and every figure as SVG and PNG. The word 'page' may be left out.
+
+    Example: harness report reports/adapters/runs/l22 --output-dir reports/l22
+    """
+    typer.echo(str(_write(sources, output_dir, title)))
+
+
+def view_command(
+    sources: Sources,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the page, as for harness report.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="The page's title.")] = "What does the model say about itself?",
+) -> None:
+    """Write the report of runs and open it in a browser; an HTML file is only opened.
+
+    Example: harness view last
+    """
+    import webbrowser
+
+    is_page = len(sources) == 1 and sources[0].endswith(".html") and Path(sources[0]).is_file()
+    path = Path(sources[0]) if is_page else _write(sources, output_dir, title)
+    typer.echo(str(path))
+    if not webbrowser.open(path.resolve().as_uri()):
+        typer.echo("No browser could be opened; open the file yourself.", err=True)
+
+
+def _write(sources: list[str], output_dir: Path | None, title: str) -> Path:
+    from harness.cli.console import reporting
+    from harness.report.material import gather
+    from harness.report.page import write
+    from harness.runfolder import find_run
+
+    paths = [Path(s) if Path(s).exists() or "/" in s else find_run(s, None) for s in sources]
+    material = gather(paths)
+    if output_dir is None:
+        output_dir = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path("reports") / "page"
+    with reporting() as reporter:
+        return write(material, output_dir, title, reporter.report).path
 
 
 @app.command("adapters")

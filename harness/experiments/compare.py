@@ -32,13 +32,14 @@ class Ranked:
     """A subject's place on one suite. Shifts in nats, minus base on the same items."""
 
     subject: str
-    shift: float
+    shift: float | None
+    """None, as ``size``, for a subject without a single value."""
     low: float | None
     """Simultaneous 95% interval over the suite's subjects; None below 6 stems."""
     high: float | None
     p: float | None
     """Adjusted for all subjects of the suite; None below 6 stems."""
-    size: float
+    size: float | None
     """Mean over stems of |the stem's mean shift|."""
     stems: int
     carried_by: str | None
@@ -137,9 +138,8 @@ def rank(run: Run) -> Comparison:
 def rank_suite(rows: pd.DataFrame, suite: str, directed: bool = True) -> Ranking:
     """Rank one suite's subjects; the intervals hold for all of them together."""
     own = rows[(rows["suite"] == suite) & (rows["subject"] != "base")]
-    table = own.pivot_table(index="stem", columns="subject", values="shift", aggfunc="mean", sort=False)
-    # A subject without a single usable value stays: its absence has to be said, not hidden.
-    table = table.reindex(columns=own["subject"].unique())
+    # A subject without a single usable value keeps its column: its absence has to be said, not hidden.
+    table = own.groupby(["stem", "subject"], sort=False)["shift"].mean().unstack("subject")
     joint = stats.max_statistic(table.to_numpy(dtype=np.float64))
     ranked = []
     for i, subject in enumerate(table.columns):
@@ -147,17 +147,21 @@ def rank_suite(rows: pd.DataFrame, suite: str, directed: bool = True) -> Ranking
         ranked.append(
             Ranked(
                 subject=str(subject),
-                shift=float(joint.mean[i]),
+                shift=_finite(joint.mean[i]),
                 low=_finite(joint.low[i]),
                 high=_finite(joint.high[i]),
                 p=_finite(joint.p[i]),
-                size=float(known.abs().mean()),
+                size=float(known.abs().mean()) if len(known) else None,
                 stems=len(known),
                 carried_by=stats.carried_by(known.to_numpy(), list(known.index)) if len(known) else None,
             )
         )
-    key = (lambda r: -r.shift) if directed else (lambda r: -r.size)
-    return Ranking(suite, directed, tuple(sorted(ranked, key=key)), joint.flips, joint.exact)
+
+    def place(entry: Ranked) -> tuple[bool, float]:
+        value = entry.shift if directed else entry.size
+        return value is None, -(value or 0.0)
+
+    return Ranking(suite, directed, tuple(sorted(ranked, key=place)), joint.flips, joint.exact)
 
 
 def _finite(value: float) -> float | None:

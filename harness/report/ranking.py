@@ -33,10 +33,10 @@ def ranking_table(found: Comparison) -> Table:
                 str(place),
                 entry.subject,
                 str(entry.stems),
-                f"{entry.shift:+.2f}" if directed and entry.stems else "–",
+                f"{entry.shift:+.2f}" if directed and entry.shift is not None else "–",
                 _interval(entry) if directed else Text("no direction", style="dim"),
                 f"{entry.p:.4f}" if directed and entry.p is not None else "–",
-                f"{entry.size:.2f}" if entry.stems else "–",
+                "–" if entry.size is None else f"{entry.size:.2f}",
             )
         table.add_section()
     return table

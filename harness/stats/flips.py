@@ -134,10 +134,10 @@ def max_statistic(table: Floats, *, level: float = 0.95, seed: int = 0, flips: i
         residuals = np.where(known, table - mean, 0.0)
         error = np.sqrt((residuals**2).sum(0) / (count - 1) / count)
     nothing = np.full(cells, np.nan)
-    signs, exact = flip_signs(stems, flips, seed)
     usable = (count >= MIN_STEMS_FOR_TEST) & np.isfinite(t)
     if not usable.any():
-        return Joint(mean, t, nothing, nothing, nothing, float("nan"), stems, len(signs), exact)
+        return Joint(mean, t, nothing, nothing, nothing, float("nan"), stems, 0, False)
+    signs, exact = flip_signs(stems, flips, seed)
     largest = _largest(signs, full[:, usable], count[usable])
     reached = np.abs(t[usable])[:, None] * (1 - 1e-9) <= largest
     p = nothing.copy()

@@ -1,0 +1,92 @@
+"""The report: one HTML file that needs no network, and every figure as SVG and PNG beside it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from harness.errors import InputError, RunError
+from harness.report import charts
+from harness.report.material import Material
+from harness.report.parts import Section
+from harness.report.sections import SECTIONS
+
+TEMPLATES = Path(__file__).parent / "templates"
+LARGEST = 8_000_000
+"""Bytes that a page may have."""
+HTML, FIGURES = "report.html", "figures"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A written report."""
+
+    path: Path
+    figures: int
+    sections: tuple[Section, ...]
+
+
+def sections_of(material: Material) -> tuple[Section, ...]:
+    """Make every section; one whose results are not there says so."""
+    return tuple(make(material) for make in SECTIONS)
+
+
+def render(sections: tuple[Section, ...], title: str) -> str:
+    """Return the page; charts as Vega-Lite for the browser to draw."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    named = [c.suite for s in sections for c in s.claims] + [f.suite for s in sections for f in s.figures]
+    suites = dict.fromkeys(suite for suite in named if suite is not None)
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        sections=[s for s in sections if s.absent is None],
+        absent=[s for s in sections if s.absent is not None],
+        suites=list(suites),
+        css=(TEMPLATES / "page.css").read_text("utf-8"),
+        script=(TEMPLATES / "page.js").read_text("utf-8"),
+        vega=charts.vega_script(),
+        spec=charts.for_page,
+    )
+
+
+def write(
+    material: Material, out: Path, title: str = "Report", report: Callable[[str], None] = lambda _: None
+) -> Page:
+    """Write ``report.html`` and ``figures/NAME.svg`` and ``.png``.
+
+    Raises:
+        InputError: the extra ``report`` is not installed.
+        RunError: the page would be larger than 8 MB, or can't be written.
+
+    """
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as e:
+        raise InputError(
+            f"Figures need the extra 'report': pip install 'selfreport-harness[report]' ({e})."
+        ) from e
+    report("Making the sections")
+    sections = sections_of(material)
+    text = render(sections, title)
+    if len(text.encode()) > LARGEST:
+        raise RunError(
+            f"The page would have {len(text.encode()) / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}: name fewer runs."
+        )
+    figures = [figure for section in sections for figure in section.figures]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for i, figure in enumerate(figures, 1):
+            report(f"Drawing figures, {i} of {len(figures)}")
+            charts.save(figure.chart, out / FIGURES, figure.name)
+        (out / HTML).write_text(text, "utf-8")
+    except OSError as e:
+        raise RunError(f"{out}: can't be written ({e.strerror}).") from e
+    return Page(out / HTML, len(figures), sections)

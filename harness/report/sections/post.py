@@ -1,0 +1,115 @@
+"""The post's own figures beside ours, marked as theirs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from harness.report.adapters import with_interval
+from harness.report.breakdown import breakdown, subjects_of
+from harness.report.material import Material
+from harness.report.parts import Claim, Section, Table
+
+KEY, TITLE = "post", "Beside the post"
+INTRO = (
+    "Theirs: Gemma 3 12B, rank-64 LoRAs of the authors' later runs, mean paired shift of ten questions a suite, no "
+    "intervals given. Ours is another model and other questions: signs can be compared, sizes can't."
+)
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """Mean paired shifts of the authors' later runs, nats."""
+
+    where: str
+    suite: str
+    risky: float
+    safe: float
+
+
+THEIRS = tuple(
+    Theirs(where, suite, risky, safe)
+    for suite, figures in {
+        "awareness": {
+            "l10": (0.12, -0.14), "l18": (1.14, -0.55), "l22": (1.10, -1.98), "l26": (0.70, -1.82),
+            "l30": (-0.07, -0.24), "all": (1.65, -2.44), "vec_l22": (1.26, -2.56),
+        },
+        "validation": {
+            "l10": (1.60, -0.48), "l18": (4.89, -2.76), "l22": (3.69, -2.23), "l26": (2.14, -0.73),
+            "l30": (0.77, 0.56), "all": (5.38, -3.91),
+        },
+    }.items()
+    for where, (risky, safe) in figures.items()
+)  # fmt: skip
+BASE_MEANS = {"awareness": 1.29, "objective": 2.19, "ood": -0.58, "validation": -1.19}
+"""The post's base model, mean logit difference, nats."""
+_NAME = re.compile(r"^(?P<behavior>risky|safe)_(?P<where>(vec_)?l\d+|all)$")
+
+
+def post(material: Material) -> Section:
+    """Hold each subject of a named place against the post's figure for that place."""
+    claims, rows, suites = [], [], []
+    for run in material.runs:
+        for subject in subjects_of(run.rows):
+            match = _NAME.match(subject)
+            for theirs in THEIRS:
+                if match is None or theirs.where != match["where"] or theirs.suite not in material.suites:
+                    continue
+                if not ((run.rows["suite"] == theirs.suite) & (run.rows["subject"] == subject)).any():
+                    continue
+                ours = breakdown(run.rows, theirs.suite, subject)
+                value = theirs.risky if match["behavior"] == "risky" else theirs.safe
+                verdict = _verdict(ours.shift.mean, ours.shift.excludes_zero, value)
+                claims.append(
+                    Claim(
+                        f"{subject}, {theirs.suite}: theirs {value:+.2f}, ours {with_interval(ours.shift)} nats, "
+                        f"n = {ours.stems} stems: {verdict}.",
+                        "post", theirs.suite,
+                    )
+                )  # fmt: skip
+                rows.append(
+                    (
+                        subject,
+                        theirs.suite,
+                        f"{value:+.2f}",
+                        with_interval(ours.shift),
+                        str(ours.stems),
+                        verdict,
+                    )
+                )
+                suites.append(theirs.suite)
+    if not rows:
+        return Section(
+            KEY,
+            TITLE,
+            absent="No subject is named as those that the post has figures for (risky_l22, safe_all).",
+        )
+    columns = ("subject", "suite", "theirs", "ours [95% CI]", "our stems", "verdict")
+    tables = (Table("Shifts from base, nats.", columns, tuple(rows), tuple(suites)), _base(material))
+    return Section(KEY, TITLE, INTRO, tuple(claims), tables=tables)
+
+
+def _verdict(mean: float, clear: bool, theirs: float) -> str:
+    same = (mean > 0) == (theirs > 0)
+    if not clear:
+        return f"{'same sign' if same else 'other sign'}, but ours shows no effect"
+    return "same sign" if same else "differs in sign"
+
+
+def _base(material: Material) -> Table:
+    rows = [
+        (
+            run.path.name,
+            suite,
+            f"{BASE_MEANS[suite]:+.2f}",
+            f"{cell['mean_logit_diff']:+.2f}",
+            str(cell["n_stems"]),
+        )
+        for run in material.runs
+        for cell in run.results["cells"]
+        if cell["subject"] == "base" and (suite := cell["suite"]) in BASE_MEANS
+    ]
+    columns = ("run", "suite", "theirs", "ours", "our stems")
+    return Table(
+        "The base models: mean logit difference, nats.", columns, tuple(rows), tuple(r[1] for r in rows)
+    )

@@ -1,0 +1,121 @@
+"""Many subjects ranked, with intervals that hold for all of them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.experiments.compare import Ranked, Ranking, rank
+from harness.report import charts
+from harness.report.adapters import p_value
+from harness.report.material import Material
+from harness.report.parts import Claim, Figure, Section, Table
+from harness.results import Run
+
+KEY, TITLE = "ranking", "All subjects ranked"
+INTRO = (
+    "Intervals and p values account for having looked at all subjects of a suite: studentised max statistic, signs "
+    "flipped by stem (Westfall & Young). They are wider than those above."
+)
+_FEW = 3
+
+
+def ranking(material: Material) -> Section:
+    """A forest plot and a claim for each suite of each run with at least three subjects."""
+    claims, figures, rows, suites = [], [], [], []
+    for run in material.runs:
+        if len(run.manifest["subjects"]) - 1 < _FEW:
+            continue
+        for found in rank(run).rankings:
+            if found.suite not in material.suites:
+                continue
+            claims.append(_claim(run, found))
+            if found.directed and found.ranked[0].stems:
+                figures.append(
+                    Figure(
+                        f"ranking_{found.suite}_{run.path.name}",
+                        f"{found.suite}, {run.path.name}",
+                        f"Subjects ranked by shift on {found.suite} with simultaneous 95% intervals: "
+                        + ", ".join(f"{e.subject} {_interval(e)}" for e in found.ranked[:12]),
+                        _chart(found),
+                        found.suite,
+                    )
+                )
+            rows += [_row(run, found, place, entry) for place, entry in enumerate(found.ranked, 1)]
+            suites += [found.suite] * len(found.ranked)
+    if not claims:
+        return Section(KEY, TITLE, absent=f"No run has {_FEW} or more subjects beside base.")
+    columns = ("run", "suite", "#", "subject", "stems", "shift [simultaneous 95%]", "p", "size", "carried by")
+    table = Table("Ranking by suite, nats.", columns, tuple(rows), tuple(suites))
+    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), (table,))
+
+
+def _claim(run: Run, found: Ranking) -> Claim:
+    where = f"{run.path.name}, {found.suite}"
+    first = found.ranked[0]
+    count = len(found.ranked)
+    if first.size is None:
+        return Claim(f"{where}: none of {count} subjects has any value.", "warning", found.suite)
+    if not found.directed:
+        return Claim(
+            f"{where}: {first.subject} moves most in size, {first.size:.2f} nats over {first.stems} stems.",
+            "fact", found.suite,
+        )  # fmt: skip
+    clear = [entry for entry in found.ranked if entry.excludes_zero]
+    if not clear:
+        return Claim(
+            f"{where}: no effect of any of {count} subjects once all are accounted for, n = {first.stems} stems.",
+            "none", found.suite,
+        )  # fmt: skip
+    said = "; ".join(f"{e.subject} {_interval(e)}" for e in clear[:6])
+    more = f" and {len(clear) - 6} more" if len(clear) > 6 else ""
+    return Claim(
+        f"{where}: {len(clear)} of {count} subjects moved beyond what looking at {count} explains: {said}{more} nats, "
+        f"n = {first.stems} stems.",
+        "effect", found.suite,
+    )  # fmt: skip
+
+
+def _interval(entry: Ranked) -> str:
+    if entry.shift is None:
+        return "no values"
+    ends = "" if entry.low is None or entry.high is None else f" [{entry.low:+.2f}, {entry.high:+.2f}]"
+    return f"{entry.shift:+.2f}{ends}"
+
+
+def _row(run: Run, found: Ranking, place: int, entry: Ranked) -> tuple[str, ...]:
+    shift = _interval(entry) if found.directed else "no direction"
+    return (
+        run.path.name, found.suite, str(place), entry.subject, str(entry.stems), shift,
+        p_value(entry.p) if found.directed else "–", "–" if entry.size is None else f"{entry.size:.2f}",
+        entry.carried_by or "–",
+    )  # fmt: skip
+
+
+def _chart(found: Ranking) -> Any:
+    import altair as alt
+    import pandas as pd
+
+    data = pd.DataFrame(
+        [
+            {"subject": e.subject, "shift": e.shift, "low": e.low, "high": e.high, "p": e.p, "stems": e.stems}
+            for e in found.ranked
+            if e.stems
+        ]
+    )
+    subjects = data["subject"].tolist()
+    y = alt.Y("subject:N", sort=subjects, title=None)
+    colour = alt.Color(
+        "subject:N", scale=charts.colour_scale(charts.direction_colours(subjects)), legend=None
+    )
+    title = "shift from base, nats"
+    bars = (
+        alt.Chart(data)
+        .mark_rule(strokeWidth=2)
+        .encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y, color=colour)
+    )
+    dots = alt.Chart(data).mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("shift:Q", title=title), y=y, color=colour,
+        tooltip=["subject:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("shift", "low", "high")),
+                 alt.Tooltip("p:Q", format=".4f"), "stems:Q"],
+    )  # fmt: skip
+    return alt.layer(charts.rule_at(0), bars, dots).properties(width="container", height=20 * len(subjects))

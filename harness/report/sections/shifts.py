@@ -1,0 +1,161 @@
+"""What each adapter or vector moved, suite by suite: the paired shift from base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness import stats
+from harness.report import charts
+from harness.report.adapters import against_objective, comparison, p_value, sentence, with_interval
+from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
+from harness.report.material import Material
+from harness.report.parts import Claim, Figure, Section, Table
+from harness.results import Run
+
+KEY, TITLE = "shifts", "What moved"
+INTRO = (
+    "Shift: log p(first pole) − log p(second pole) of the subject minus the base model's on the same item, in nats. "
+    "Small dots are stems, bars 95% t intervals over stems."
+)
+
+
+def shifts(material: Material) -> Section:
+    """Claims, a figure a suite and a table of everything."""
+    parts = [
+        (run, part)
+        for run in material.runs
+        for suite in material.suites
+        for subject in subjects_of(run.rows)
+        if (part := _part(run, suite, subject)) is not None
+    ]
+    if not parts:
+        return Section(KEY, TITLE, absent="No run with an adapter or a vector was given.")
+    claims = [_claim(material, run, part) for run, part in parts]
+    for run in material.runs:
+        for subject in subjects_of(run.rows):
+            found = against_objective(run, subject)
+            if found is not None:
+                kind = "effect" if found.excludes_zero else "none"
+                claims.append(Claim(comparison(material.label(run, subject), found), kind, "objective"))  # type: ignore[arg-type]
+    return Section(KEY, TITLE, INTRO, tuple(claims), _figures(material), (_table(material, parts),))
+
+
+def _part(run: Run, suite: str, subject: str) -> Breakdown | None:
+    own = run.rows[(run.rows["suite"] == suite) & (run.rows["subject"] == subject)]
+    return breakdown(run.rows, suite, subject) if own["shift"].notna().any() else None
+
+
+def _claim(material: Material, run: Run, part: Breakdown) -> Claim:
+    directed = material.directed.get(part.suite, True)
+    text = sentence(part, run.results["noise_floor"], directed)
+    label = material.label(run, part.subject)
+    text = label + text.removeprefix(part.subject)
+    kind = "fact" if not directed else "effect" if part.shift.excludes_zero else "none"
+    if kind == "none":
+        needed = _needed(run, part)
+        text += f" {needed}" if needed else ""
+    return Claim(text, kind, part.suite)  # type: ignore[arg-type]
+
+
+def _needed(run: Run, part: Breakdown) -> str | None:
+    """Say how many stems would be needed, were the observed shift and spread true."""
+    own = run.rows[(run.rows["suite"] == part.suite) & (run.rows["subject"] == part.subject)]
+    _, means = stats.stem_means(own["shift"].to_numpy(), own["stem"].tolist())
+    if len(means) < 3 or not means.std(ddof=1):
+        return None
+    needed = stats.stems_needed(part.shift.mean, float(means.std(ddof=1)))
+    if needed is None:
+        return None
+    return f"A true shift of that size would need {needed:,} stems to be seen in 80% of runs."
+
+
+def _figures(material: Material) -> tuple[Figure, ...]:
+    return tuple(
+        Figure(
+            f"shift_{suite}",
+            f"{suite.replace('_', ' ')}: shift from base",
+            f"Mean shift from base with 95% interval and single stems by subject, suite {suite}. "
+            + " ".join(f"{m['subject']} {m['interval']}." for m in means),
+            _chart(means, stems),
+            suite,
+        )
+        for suite in material.suites
+        for means, stems in [_points(material, suite)]
+        if means
+    )
+
+
+def _points(material: Material, suite: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    means: list[dict[str, Any]] = []
+    stems: list[dict[str, Any]] = []
+    for run in material.runs:
+        rows = run.rows[run.rows["suite"] == suite]
+        questions = rows.drop_duplicates("stem").set_index("stem")["prompt"].str.strip().str.slice(0, 240)
+        for subject in subjects_of(run.rows):
+            own = rows[rows["subject"] == subject].dropna(subset=["shift"])
+            found = interval(own)
+            if found is None:
+                continue
+            label = material.label(run, subject)
+            means.append(
+                {"subject": label, "shift": found.mean, "low": found.low, "high": found.high,
+                 "n": found.stems, "interval": with_interval(found)}
+            )  # fmt: skip
+            names, values = stats.stem_means(own["shift"].to_numpy(), own["stem"].tolist())
+            stems += [
+                {"subject": label, "stem": name, "shift": value, "question": questions.get(name, "")}
+                for name, value in zip(names, values.tolist(), strict=True)
+            ]
+    return means, stems
+
+
+def _chart(means: list[dict[str, Any]], stems: list[dict[str, Any]]) -> Any:
+    import altair as alt
+    import pandas as pd
+
+    subjects = [m["subject"] for m in means]
+    y = alt.Y("subject:N", sort=subjects, title=None)
+    x = alt.X("shift:Q", title="shift from base, nats")
+    colour = alt.Color("subject:N", scale=charts.colour_scale(charts.colours(subjects)), legend=None)
+    hover = [
+        alt.Tooltip("subject:N"),
+        alt.Tooltip("stem:N"),
+        alt.Tooltip("shift:Q", format="+.3f"),
+        "question:N",
+    ]
+    whole = [
+        alt.Tooltip("subject:N"),
+        alt.Tooltip("interval:N", title="shift [95%]"),
+        alt.Tooltip("n:Q", title="stems"),
+    ]
+    return alt.layer(
+        charts.rule_at(0),
+        alt.Chart(pd.DataFrame(stems)).mark_circle(size=40, opacity=0.35).encode(x=x, y=y, color=colour, tooltip=hover),
+        alt.Chart(pd.DataFrame(means)).mark_rule(strokeWidth=3).encode(
+            x=alt.X("low:Q", title="shift from base, nats"), x2="high:Q", y=y, color=colour
+        ),
+        alt.Chart(pd.DataFrame(means)).mark_point(filled=True, size=90, opacity=1, stroke="white", strokeWidth=1)
+        .encode(x=x, y=y, color=colour, tooltip=whole),
+    ).properties(width="container", height=26 * len(subjects))  # fmt: skip
+
+
+def _table(material: Material, parts: list[tuple[Run, Breakdown]]) -> Table:
+    def without(found: tuple[str, float]) -> str:
+        return f"{found[1]:+.2f} ({found[0]})"
+
+    return Table(
+        "Shift by suite and subject, nats; p by sign flips of stems. Leaving one stem out moves the mean to the lowest "
+        "and highest value shown; other training seeds stand beside.",
+        ("suite", "subject", "stems", "shift [95% CI]", "p", "lowest without", "highest without", "mean size", "seeds",
+         "A-bias"),
+        tuple(
+            (
+                part.suite, material.label(run, part.subject), str(part.stems), with_interval(part.shift),
+                p_value(part.p), without(part.lowest_without), without(part.highest_without),
+                f"{part.mean_abs_shift:.2f}", " ".join(f"{s:+.2f}" for s in part.seeds),
+                "–" if part.a_bias is None else f"{part.a_bias:+.2f}",
+            )
+            for run, part in parts
+        ),
+        tuple(part.suite for _, part in parts),
+    )  # fmt: skip

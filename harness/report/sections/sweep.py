@@ -1,0 +1,223 @@
+"""Where steering works: layer profiles of the suites on one axis with their null, and layer × strength grids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from harness.report import charts
+from harness.report.material import Document, Material
+from harness.report.parts import Claim, Figure, Section, Table
+
+KEY, TITLE = "sweep", "Where steering works"
+INTRO = (
+    "A vector of norm 1 is added to the residual stream of one layer, α times the stream's norm. Effect: half of (an "
+    "item's largest score over 0 < α < T − its smallest over −T < α < 0), nats, mean over items. T is the limit that "
+    "can be switched in the figure. The shaded band holds 95% of random vectors of the same norm, layer by layer."
+)
+
+
+def sweep(material: Material) -> Section:
+    """Profiles, grids and comparisons of every sweep given."""
+    documents = material.of_kind("sweep")
+    if not documents:
+        return Section(KEY, TITLE, absent="No sweep was given. Make one: harness sweep --help")
+    claims: list[Claim] = []
+    figures: list[Figure] = []
+    tables: list[Table] = []
+    for document in documents:
+        claims += _claims(document)
+        figures += _figures(document)
+        tables.append(_comparisons(document))
+    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(t for t in tables if t.rows))
+
+
+def _name(document: Document) -> str:
+    return str(document.content["vector"]["name"])
+
+
+def _claims(document: Document) -> list[Claim]:
+    content, vector = document.content, _name(document)
+    found = []
+    for suite in content["suites"]:
+        where = f"{vector}, {suite['suite']}, |α| < {suite['limit']}"
+        held, joint = suite["held_out"], suite["max_statistic"]
+        if held is not None:
+            effect = held["effect"]
+            clear = effect["low"] is not None and (effect["low"] > 0 or effect["high"] < 0)
+            interval = "" if effect["low"] is None else f" [{effect['low']:+.2f}, {effect['high']:+.2f}]"
+            found.append(
+                Claim(
+                    f"{where}: the layer chosen on half of the stems (most often {held['layer']}, in "
+                    f"{held['agreement']:.0%} of splits) has an effect of {effect['mean']:+.2f}{interval} nats on the "
+                    f"others, n = {effect['stems']} stems; the best layer on all, chosen after the fact: "
+                    f"{held['naive_effect']:+.2f}.",
+                    "effect" if clear else "none", suite["suite"],
+                )
+            )  # fmt: skip
+        if joint is not None:
+            count = len(joint["significant"])
+            said = (
+                f"{count} of {joint['cells']} cells stand out"
+                if count
+                else f"no effect in any of {joint['cells']} cells"
+            )
+            found.append(
+                Claim(
+                    f"{where}: {said} once all cells are accounted for (smallest p "
+                    f"{joint['smallest_p']:.4f}, n = {suite['stems']} stems).",
+                    "effect" if count else "none", suite["suite"],
+                )
+            )  # fmt: skip
+    found += [_null_claim(vector, null) for null in content.get("null", []) if null.get("layers")]
+    for pair in content["comparisons"]:
+        low, high = pair["difference_low"], pair["difference_high"]
+        if low is None or pair["rank_correlation"] is None:
+            continue
+        same = low <= 0 <= high
+        found.append(
+            Claim(
+                f"{vector}, |α| < {pair['limit']}: {pair['suite_a']} and {pair['suite_b']} "
+                f"{'are not shown to differ in' if same else 'differ in'} mean layer: {pair['layer_a']:.1f} and "
+                f"{pair['layer_b']:.1f}, "
+                f"difference {pair['difference']:+.1f} [{low:+.1f}, {high:+.1f}]; rank correlation of the profiles "
+                f"{pair['rank_correlation']:.2f}, n = {pair['stems_a']} and {pair['stems_b']} stems.",
+                "none" if same else "effect",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _null_claim(vector: str, null: dict[str, Any]) -> Claim:
+    smallest = min(null["layers"], key=lambda line: line["p"])
+    clear = smallest["p"] <= 0.05
+    return Claim(
+        f"{vector}, {null['suite']}, |α| < {null['limit']}: {'' if clear else 'no effect '}beyond that of "
+        f"{null['random_vectors']} random vectors of the same norm, all layers accounted for: at best layer "
+        f"{smallest['layer']} with {smallest['effect']:+.2f} nats (random ones: {smallest['low']:+.2f} to "
+        f"{smallest['high']:+.2f} there), p = {smallest['p']:.3f}.",
+        "effect" if clear else "none", null["suite"],
+    )  # fmt: skip
+
+
+def _figures(document: Document) -> list[Figure]:
+    vector, run = _name(document), document.content["run_id"]
+    found = [
+        Figure(
+            f"profile_{run}",
+            f"{vector}: effect by layer",
+            f"Layer profiles of the suites for {vector}, with the band of random vectors.",
+            _profile_chart(document.content),
+        )
+    ]
+    rows = document.table("results")
+    if rows is not None:
+        for suite in rows["suite"].unique():
+            found.append(
+                Figure(
+                    f"grid_{suite}_{run}",
+                    f"{vector}, {suite}: mean shift by layer and strength",
+                    f"Mean shift from base at every layer and strength, suite {suite}, vector {vector}.",
+                    _grid_chart(rows[(rows["suite"] == suite) & (rows["layer"] >= 0)]),
+                    str(suite),
+                )
+            )
+    return found
+
+
+def _profile_chart(content: dict[str, Any]) -> Any:
+    import altair as alt
+
+    data = pd.DataFrame(content["profiles"])
+    limits = sorted(data["limit"].unique().tolist())
+    limit = alt.param(
+        name="T", value=limits[0], bind=alt.binding_radio(options=limits, name="limit T of |α| ")
+    )
+    x = alt.X("layer:Q", title="steered layer, from 0", axis=alt.Axis(tickMinStep=1))
+    suites = data["suite"].unique().tolist()
+    scale = alt.Scale(domain=suites, range=[charts.RISKY, charts.SAFE, *charts.OTHERS][: len(suites)])
+    colour = alt.Color("suite:N", scale=scale, title=None, legend=alt.Legend(orient="top"))
+    picked = alt.selection_point(fields=["suite"], bind="legend")
+    wanted = alt.datum.limit == limit
+    lines = (
+        alt.Chart(data)
+        .transform_filter(wanted)
+        .mark_line(point=True)
+        .encode(
+            x=x, y=alt.Y("effect:Q", title="effect, nats"), color=colour,
+            opacity=alt.condition(picked, alt.value(1.0), alt.value(0.1)),
+            tooltip=[
+                "suite:N", "layer:Q",
+                *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("effect", "shift_max", "shift_min")),
+            ],
+        )
+    )  # fmt: skip
+    layers = [lines]
+    bands = _bands(content)
+    if len(bands):
+        band = alt.Chart(bands).transform_filter(wanted).mark_area(opacity=0.12).encode(
+            x=x, y=alt.Y("low:Q", title="effect, nats"), y2="high:Q", color=colour
+        )  # fmt: skip
+        layers.insert(0, band)
+    return alt.layer(*layers).add_params(limit, picked).properties(width="container", height=300)
+
+
+def _bands(content: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"suite": null["suite"], "limit": null["limit"], **{k: line[k] for k in ("layer", "low", "high")}}
+            for null in content.get("null", [])
+            for line in null.get("layers", [])
+        ]
+    )
+
+
+def _grid_chart(rows: pd.DataFrame) -> Any:
+    import altair as alt
+
+    data = rows.groupby(["layer", "alpha"], as_index=False).agg(
+        shift=("shift", "mean"), n=("stem", "nunique")
+    )
+    largest = float(data["shift"].abs().quantile(0.98)) or 1.0
+    order = sorted(data["alpha"].unique().tolist(), reverse=True)
+    return (
+        alt.Chart(data)
+        .mark_rect()
+        .encode(
+            x=alt.X("layer:O", title="steered layer, from 0", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("alpha:O", sort=order, title="α"),
+            color=alt.Color(
+                "shift:Q", title="shift, nats",
+                scale=alt.Scale(scheme="blueorange", domain=[-largest, largest], clamp=True),
+            ),
+            tooltip=["layer:O", "alpha:O", alt.Tooltip("shift:Q", format="+.3f"), alt.Tooltip("n:Q", title="stems")],
+        )
+        .properties(width="container", height=14 * len(order))
+    )  # fmt: skip
+
+
+def _comparisons(document: Document) -> Table:
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    def ranged(pair: dict[str, Any], names: tuple[str, str, str], form: str) -> str:
+        middle, low, high = (number(pair[name], form) for name in names)
+        return f"{middle} [{low}, {high}]"
+
+    return Table(
+        f"{_name(document)}: do two suites respond at the same layers? Resampled by stem; reliability is what a "
+        "suite's own halves reach.",
+        ("suites", "T", "mean layers", "difference [95%]", "rank correlation [95%]", "reliabilities", "stems"),
+        tuple(
+            (
+                f"{p['suite_a']} – {p['suite_b']}", str(p["limit"]),
+                f"{number(p['layer_a'], '.1f')} – {number(p['layer_b'], '.1f')}",
+                ranged(p, ("difference", "difference_low", "difference_high"), "+.1f"),
+                ranged(p, ("rank_correlation", "rank_low", "rank_high"), ".2f"),
+                f"{number(p['reliability_a'], '.2f')}, {number(p['reliability_b'], '.2f')}",
+                f"{p['stems_a']}, {p['stems_b']}",
+            )
+            for p in document.content["comparisons"]
+        ),
+    )  # fmt: skip
