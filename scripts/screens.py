@@ -14,7 +14,7 @@ WIDTHS = (1280, 400)
 
 
 def main(page: Path) -> int:
-    """Write ``screens/THEME-WIDTH.jpg`` beside the page; return 1 if it complained or asked for the network."""
+    """Write ``screens/THEME-WIDTH.png`` beside the page; return 1 if it complained or asked for the network."""
     if (why := browser.missing()) is not None:
         print(why, file=sys.stderr)
         return 1
@@ -22,7 +22,7 @@ def main(page: Path) -> int:
     for dark in (False, True):
         for width in WIDTHS:
             with browser.page(page, width, dark) as driver:
-                out = page.parent / "screens" / f"{'dark' if dark else 'light'}-{width}.jpg"
+                out = page.parent / "screens" / f"{'dark' if dark else 'light'}-{width}.png"
                 browser.screenshot(driver, out, width)
                 wrong += browser.complaints(driver) + browser.requests(driver)
                 print(out)

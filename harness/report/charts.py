@@ -94,7 +94,7 @@ def save(chart: Any, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = spec(chart, "#222222", WIDTH, "white")
     (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(drawn), "utf-8")
-    (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=2))
+    (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=1.5))
 
 
 @functools.cache

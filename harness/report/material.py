@@ -12,6 +12,9 @@ from typing import Any
 from harness.errors import InputError
 from harness.results import Run, load_run
 
+KINDS = {"story.json": "vector_story"}
+"""Result files that are known by their name."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -102,7 +105,7 @@ def _found(path: Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(f"{path}: is not there.")
     inside = [f for child in sorted(path.iterdir()) if child.is_dir() for f in _found(child)]
-    return inside + [f for f in sorted(path.glob("*.json")) if isinstance(_json(f).get("kind"), str)]
+    return inside + [f for f in sorted(path.glob("*.json")) if _kind(f, _json(f)) is not None]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -113,9 +116,14 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _kind(path: Path, content: dict[str, Any]) -> str | None:
+    kind = KINDS.get(path.name, content.get("kind"))
+    return kind if isinstance(kind, str) else None
+
+
 def _document(path: Path) -> Document:
     content = _json(path)
-    kind = content.get("kind")
-    if not isinstance(kind, str):
+    kind = _kind(path, content)
+    if kind is None:
         raise InputError(f"{path}: says no 'kind', so no section knows it.")
     return Document(path, kind, content)

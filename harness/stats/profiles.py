@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,9 @@ class ProfileComparison:
         return self.difference_low <= 0 <= self.difference_high
 
 
-def effect_weighted_layer(mean: Floats, error: Floats | float = 0.0) -> Floats:
+def effect_weighted_layer(
+    mean: Floats, error: Floats | float = 0.0, layers: Sequence[int] | None = None
+) -> Floats:
     """Return Σ layer · weight / Σ weight over the last axis, weight = mean² − error²; ``[...]`` of ``[..., layers]``.
 
     Args:
@@ -47,14 +50,16 @@ def effect_weighted_layer(mean: Floats, error: Floats | float = 0.0) -> Floats:
         error: its standard error. Noise has size at every layer: |mean| as weight would draw every profile to
             the middle of the model (two profiles 4 layers apart: intervals covered in 63% of simulations),
             mean² less its noise has no such bias.
+        layers: that the last axis stands for; 0, 1, 2, … if left out.
 
-    nan where nothing is left.
+    nan where nothing is left. Weights may be below 0 where noise was taken off; the layer stays within the axis.
 
     """
+    at = np.arange(mean.shape[-1]) if layers is None else np.asarray(layers)
     weight = mean**2 - np.square(error)
     total = weight.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        layer = (weight * np.arange(weight.shape[-1])).sum(-1) / total
+        layer = np.clip((weight * at).sum(-1) / total, at.min(), at.max())
     return np.asarray(np.where(total > 0, layer, np.nan))
 
 
@@ -98,6 +103,7 @@ def compare_profiles(
     a: Floats,
     b: Floats,
     *,
+    layers: Sequence[int] | None = None,
     paired: bool = False,
     level: float = 0.95,
     resamples: int = RESAMPLES,
@@ -108,6 +114,7 @@ def compare_profiles(
     Args:
         a: the first suite's effect by stem and layer, ``[stems, layers]``.
         b: the second suite's, with the same layers.
+        layers: that the columns stand for; 0, 1, 2, … if left out.
         paired: whether row i of both is the same stem (awareness and its objective copies): then they are
             resampled together.
         level: of the intervals.
@@ -126,7 +133,8 @@ def compare_profiles(
     weights_a = _drawn(len(a), resamples, rng)
     weights_b = weights_a if paired else _drawn(len(b), resamples, rng)
     (mean_a, error_a), (mean_b, error_b) = _resampled(a, weights_a), _resampled(b, weights_b)
-    layers_a, layers_b = effect_weighted_layer(mean_a, error_a), effect_weighted_layer(mean_b, error_b)
+    layers_a = effect_weighted_layer(mean_a, error_a, layers)
+    layers_b = effect_weighted_layer(mean_b, error_b, layers)
     layer_a, layer_b = float(layers_a[0]), float(layers_b[0])
     smaller = min(len(a), len(b))
     spread = float(np.nanstd(layers_b[1:] - layers_a[1:], ddof=1))

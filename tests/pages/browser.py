@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -89,11 +88,10 @@ def requests(driver: Any) -> list[str]:
     return [url for url in urls if not url.startswith(("data:", "file:"))]
 
 
-def screenshot(driver: Any, path: Path, width: int, most: int = 16_000) -> None:
-    """Keep a picture of the whole page, or of its first ``most`` pixels, as JPEG."""
+def screenshot(driver: Any, path: Path, width: int, most: int = 6_000) -> None:
+    """Keep a picture of the page's first ``most`` pixels."""
     height = driver.execute_script("return document.documentElement.scrollHeight")
     size(driver, width, min(int(height), most))
     time.sleep(0.5)
-    taken = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "jpeg", "quality": 72})
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(base64.b64decode(taken["data"]))
+    driver.save_screenshot(str(path))

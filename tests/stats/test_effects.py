@@ -42,6 +42,9 @@ def test_the_effect_weighted_layer_of_one_layer_is_that_layer() -> None:
     profile[20] = -0.4
     assert stats.effect_weighted_layer(profile) == 20
     assert np.isnan(stats.effect_weighted_layer(np.zeros(30)))
+    assert stats.effect_weighted_layer(profile, layers=range(100, 130)) == 120
+    noisy = stats.effect_weighted_layer(np.array([0.3, 0.3, 0.31]), np.array([0.42, 0.1, 0.1]))
+    assert 0 <= noisy <= 2
 
 
 def test_profiles_apart_are_told_from_profiles_together() -> None:

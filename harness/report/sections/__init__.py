@@ -13,11 +13,13 @@ from harness.report.sections.backdoor_awareness import backdoor_awareness
 from harness.report.sections.care import care
 from harness.report.sections.methods import methods
 from harness.report.sections.post import post
+from harness.report.sections.q_patching import q_patching
 from harness.report.sections.ranking import ranking
 from harness.report.sections.shifts import shifts
+from harness.report.sections.story import story
 from harness.report.sections.sweep import sweep
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
-    shifts, awareness, ranking, accuracy, sweep, backdoor, backdoor_awareness, post, care,
+    shifts, awareness, ranking, accuracy, story, sweep, backdoor, backdoor_awareness, q_patching, post, care,
     methods,
 )  # fmt: skip

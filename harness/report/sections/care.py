@@ -18,6 +18,8 @@ _MAY_BE_EMPTY = frozenset({"expected_digit", "digit_mass", "order"})
 
 def care(material: Material) -> Section:
     """Look through all runs for what weakens a figure."""
+    if not material.runs:
+        return Section(KEY, TITLE, absent="No run folder was given to be checked.")
     claims = [claim for run in material.runs for claim in _claims(run)]
     if not claims:
         claims = [Claim(f"Nothing was found in {len(material.runs)} runs.", "fact")]

@@ -73,7 +73,12 @@ def _claims(document: Document) -> list[Claim]:
     found += [_null_claim(vector, null) for null in content.get("null", []) if null.get("layers")]
     for pair in content["comparisons"]:
         low, high = pair["difference_low"], pair["difference_high"]
-        if low is None or pair["rank_correlation"] is None:
+        # The study asks whether awareness differs from the rest; all pairs are in the table.
+        if (
+            low is None
+            or pair["rank_correlation"] is None
+            or "awareness" not in (pair["suite_a"], pair["suite_b"])
+        ):
             continue
         same = low <= 0 <= high
         found.append(

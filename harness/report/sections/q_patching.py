@@ -1,0 +1,157 @@
+"""How does a constant change act on a condition? Patched queries, with keys, values and attention as controls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from harness.report import charts
+from harness.report.adapters import with_interval
+from harness.report.material import Document, Material
+from harness.report.parts import Claim, Figure, Section, Table
+from harness.stats import MeanInterval
+
+KEY, TITLE = "q_patching", "Queries patched from the base model"
+INTRO = (
+    "Trigger effect: the score of a question with the trigger minus its score without, in nats. From "
+    "layer i to the last "
+    "one, the last token's queries come from the base model; keys, values and the attention output are patched as "
+    "controls, and random tokens stand in the trigger's place as another."
+)
+
+
+def q_patching(material: Material) -> Section:
+    """The curve of each experiment given, what all patches leave, and the post's hypothesis about heads."""
+    documents = material.of_kind("q_patching")
+    if not documents:
+        return Section(KEY, TITLE, absent="No patching experiment was given. Make one: harness patch --help")
+    claims: list[Claim] = []
+    figures: list[Figure] = []
+    for document in documents:
+        claims += _claims(document.content)
+        figures.append(_figure(document))
+    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(_table(d) for d in documents))
+
+
+def _interval(line: dict[str, Any]) -> MeanInterval:
+    return MeanInterval(line["mean"], line["low"], line["high"], line["stems"])
+
+
+def _claims(content: dict[str, Any]) -> list[Claim]:
+    name = content["adapter"]
+    lines = {(c["patch"], c["condition"], c["from_layer"]): _interval(c) for c in content["curves"]}
+    found = []
+    for condition, words in (("trigger", "the trigger"), ("random", "random tokens in its place")):
+        own = lines.get(("none", condition, -1))
+        if own is None:
+            continue
+        verb = "moves" if own.excludes_zero else "shows no effect of"
+        tail = "the answer" if own.excludes_zero else "on the answer"
+        subject = f"{name}: {words} {verb} {tail}" if own.excludes_zero else f"{name} {verb} {words} {tail}"
+        found.append(
+            Claim(
+                f"{subject}: {with_interval(own)} nats, n = {own.stems} stems, nothing patched.",
+                "effect" if own.excludes_zero else "none",
+            )
+        )
+    first = content["first_changed_layer"]
+    whole, patched = lines.get(("none", "trigger", -1)), lines.get(("q", "trigger", first))
+    if whole is not None and patched is not None:
+        if not whole.excludes_zero:
+            verdict = "there was no trigger effect to lose"
+        elif not patched.excludes_zero:
+            verdict = "no trigger effect is left, as the post says"
+        else:
+            share = patched.mean / whole.mean
+            verdict = f"{share:.0%} of the trigger effect is left; the post says that none is"
+        found.append(
+            Claim(
+                f"{name}, all queries from layer {first} patched: {with_interval(patched)} nats, n = "
+                f"{patched.stems} stems: "
+                f"{verdict}.",
+                "post",
+            )
+        )  # fmt: skip
+    for line in content["hypothesis"]:
+        by_stem = _interval(line["by_stem"])
+        clear = by_stem.excludes_zero
+        what = (
+            "trigger minus random tokens"
+            if line["condition"] == "difference"
+            else f"{line['condition']} tokens, {line['heads']} heads"
+        )
+        found.append(
+            Claim(
+                f"{name}, {what}: rank correlation over heads of what the change adds to q·k with the "
+                "values' cosine to the "
+                f"answer direction {with_interval(by_stem)}, n = {by_stem.stems} stems"
+                f"{'' if clear else ': no effect'}.",
+                "effect" if clear else "none",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _figure(document: Document) -> Figure:
+    import altair as alt
+
+    content = document.content
+    layers = content["layers"]
+    rows = [
+        {**c, "line": f"{c['patch']}, {c['condition']}"}
+        for c in content["curves"]
+        if c["patch"] not in ("base", "none")
+    ]
+    # Patching nothing is patching from the layer after the last.
+    rows += [
+        {**c, "patch": patch, "from_layer": layers, "line": f"{patch}, {c['condition']}"}
+        for c in content["curves"]
+        if c["patch"] == "none"
+        for patch in dict.fromkeys(r["patch"] for r in rows)
+    ]
+    data = pd.DataFrame(rows)[["patch", "condition", "from_layer", "mean", "low", "high", "stems"]]
+    picked = alt.selection_point(fields=["patch"], bind="legend", value=[{"patch": "q"}])
+    x = alt.X("from_layer:Q", title="patched from this layer to the last", axis=alt.Axis(tickMinStep=1))
+    kinds = data["patch"].unique().tolist()
+    scale = alt.Scale(domain=kinds, range=[charts.RISKY, charts.SAFE, *charts.OTHERS][: len(kinds)])
+    base = alt.Chart(data).encode(
+        x=x,
+        color=alt.Color("patch:N", scale=scale, title="patched", legend=alt.Legend(orient="top")),
+    )
+    dash = alt.StrokeDash("condition:N", title=None, legend=alt.Legend(orient="top"))
+    title = "effect of what stands in the trigger's place, nats"
+    bands = base.mark_area().encode(
+        y=alt.Y("low:Q", title=title),
+        y2="high:Q",
+        detail="condition:N",
+        opacity=alt.condition(picked, alt.value(0.15), alt.value(0.0)),
+    )
+    lines = base.mark_line(point=True).encode(
+        y=alt.Y("mean:Q", title=title), strokeDash=dash, opacity=alt.condition(picked, alt.value(1.0), alt.value(0.12)),
+        tooltip=["patch:N", "condition:N", "from_layer:Q",
+                 *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("mean", "low", "high")), "stems:Q"],
+    )  # fmt: skip
+    chart = alt.layer(charts.rule_at(0, "y"), bands, lines.add_params(picked)).properties(
+        width="container", height=300
+    )
+    name = f"{content['adapter']}"
+    return Figure(
+        f"q_patching_{document.path.parent.name}",
+        f"{name}: trigger effect against the first patched layer",
+        f"Trigger effect of {name} against the first layer whose queries, keys, values or attention "
+        "come from the base.",
+        chart,
+    )
+
+
+def _table(document: Document) -> Table:
+    return Table(
+        f"{document.content['adapter']}: effect by patch, condition and first patched layer, nats, 95% t intervals.",
+        ("patched", "in the trigger's place", "from layer", "effect", "stems"),
+        tuple(
+            (c["patch"], c["condition"], "–" if c["from_layer"] < 0 else str(c["from_layer"]),
+             with_interval(_interval(c)), str(c["stems"]))
+            for c in document.content["curves"]
+        ),
+    )  # fmt: skip
