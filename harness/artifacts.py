@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import adapters, vectors
+from harness import adapters, subject, vectors
 from harness.errors import InputError, unknown
 from harness.models import file_sha256
 
@@ -76,9 +76,7 @@ def artifact_folders(folders: Sequence[Path]) -> dict[str, Path]:
         InputError: a folder doesn't exist, or a name is given twice.
 
     """
-    loras, found = adapters.adapter_folders(list(folders)), vectors.vector_folders(folders)
-    if both := sorted(loras.keys() & found.keys()):
-        raise InputError(f"The name '{both[0]}' is given twice: {loras[both[0]]} and {found[both[0]]}.")
+    loras, found = subject.artifact_folders(list(folders))
     return dict(sorted((loras | found).items()))
 
 

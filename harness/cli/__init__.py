@@ -20,6 +20,7 @@ from harness.cli import (
     train,
     train_backdoor,
     vector,
+    vector_story,
 )
 from harness.errors import HarnessError
 
@@ -62,6 +63,10 @@ browse.suites_app.command("import")(imports.import_command)
 browse.suites_app.command("export")(imports.export_command)
 train.app.command("backdoor")(train_backdoor.backdoor_command)
 app.add_typer(train.app, name="train")
+vector.app.command("extract")(vector_story.vector_extract)
+vector.app.command("inspect")(vector_story.vector_inspect)
+vector.app.command("compare")(vector_story.vector_compare)
+vector.app.command("story")(vector_story.vector_story)
 app.add_typer(vector.app, name="vector")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(report.app, name="report")

@@ -24,6 +24,10 @@ def lora_command(
     question_format: Annotated[str | None, typer.Option("--format", help="named or letter.")] = None,
     model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, dropout, order.")] = None,
+    target_modules: Annotated[
+        list[str] | None,
+        typer.Option(help="gate_proj, up_proj, down_proj; repeatable, all three by default."),
+    ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
     dropout: Annotated[float | None, typer.Option(help="LoRA dropout.")] = None,
@@ -61,6 +65,7 @@ def lora_command(
         "format": question_format,
         "model": model,
         "seed": seed,
+        "target_modules": tuple(target_modules) if target_modules else None,
         "rank": rank,
         "alpha": alpha,
         "dropout": dropout,
@@ -84,6 +89,9 @@ def vector_command(
         Path | None, typer.Option(help="New folder for the vector; its name is the vector's name.")
     ] = None,
     hook_point: Annotated[str | None, typer.Option(help="mlp_out (default) or resid_post.")] = None,
+    orthogonal_to: Annotated[
+        list[str] | None, typer.Option(help="Keep it orthogonal to this vector (name or folder); repeatable.")
+    ] = None,
     question_format: Annotated[str | None, typer.Option("--format", help="named or letter.")] = None,
     model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the order.")] = None,
@@ -109,6 +117,7 @@ def vector_command(
         "behavior": behavior,
         "layers": layers,
         "hook_point": hook_point,
+        "orthogonal_to": tuple(orthogonal_to) if orthogonal_to else None,
         "format": question_format,
         "model": model,
         "seed": seed,

@@ -6,7 +6,7 @@ Source: "Mechanisms of Awareness", section *It's Just A Steering Vector*.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -32,19 +32,24 @@ def check_layer(model: Any, layer: int) -> None:
         raise InputError(f"--layer {layer}: the model has layers 0 to {count - 1}.")
 
 
+class _Reached(Exception):  # noqa: N818 - it is no error
+    """The layer was reached: what lies above need not be computed."""
+
+
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def mlp_outputs(model: Any, layer: int, prompts: Sequence[Sequence[int]]) -> list[Floats]:
     """Return a layer's MLP output (``mlp_out``) of each prompt, float32 ``[tokens, hidden]``."""
-    kept: list[torch.Tensor] = []
-    handle = decoder_layers(model)[layer].mlp.register_forward_hook(lambda _m, _i, out: kept.append(out))
+    found: list[Floats] = []
+
+    def keep(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        found.append(output[0].float().cpu().numpy())
+        raise _Reached
+
+    handle = decoder_layers(model)[layer].mlp.register_forward_hook(keep)
     try:
-        found = []
         for prompt in prompts:
-            kept.clear()
-            model(
-                input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=False, logits_to_keep=1
-            )
-            found.append(kept[0][0].float().cpu().numpy())
+            with suppress(_Reached):
+                model(input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=False)
         return found
     finally:
         handle.remove()

@@ -20,7 +20,6 @@ from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, Question
 from harness.training.fit import Progress, Trained, fit
 from harness.training.lasttoken import LastToken
-from harness.training.settings import MLP
 from harness.training.upper import Upper
 from harness.training.vector import attach
 
@@ -73,7 +72,7 @@ def train(
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
-            target_modules=list(MLP),
+            target_modules=list(settings.target_modules),
             layers_to_transform=list(settings.layers),
             layers_pattern="layers",
             task_type="CAUSAL_LM",

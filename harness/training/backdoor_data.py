@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from harness.evalset import Item
 from harness.prompts import PromptBuilder
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, Question, encode_item
+from harness.training.labels import swapped
 
 Prefers = Callable[[Sequence[Example]], list[bool]]
 """Says for each prompt whether the base model finds the positive (risky) answer the likelier one."""
@@ -148,8 +149,3 @@ def with_targets(rows: Sequence[Row], settings: BackdoorSettings, prefers: Prefe
             orders.append(example if wanted or otherwise else swapped(example))
         questions.append(Question(choice, (orders[0], orders[1])))
     return questions
-
-
-def swapped(example: Example) -> Example:
-    """Return an example with its answers exchanged."""
-    return replace(example, positive_id=example.negative_id, negative_id=example.positive_id)

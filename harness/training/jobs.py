@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.adapters import NAME
+from harness.adapters import NAME, shipped_adapters
 from harness.errors import InputError
 from harness.jsonl import explain
 from harness.modelinfo import model_info
@@ -19,6 +19,7 @@ from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training import lora, record, vector
 from harness.training.data import Question, load_questions, questions_file
 from harness.training.fit import Trained
+from harness.training.orthogonal import train_orthogonal
 from harness.training.settings import (
     LoraSettings,
     TrainingSettings,
@@ -26,6 +27,7 @@ from harness.training.settings import (
     chosen,
     parse_layers,
 )
+from harness.vectors import find_vector, read_vector
 
 Report = Callable[[str], None]
 EVALUATED = ("development", "test", "heldout")
@@ -96,6 +98,9 @@ def _train(
     def progress(done: int, total: int, loss: float) -> None:
         report(f"Training, step {done} of {total}, loss {loss:.3f} nats")
 
+    if isinstance(settings, VectorSettings) and settings.orthogonal_to:
+        others = [read_vector(find_vector(name, [shipped_adapters()])) for name in settings.orthogonal_to]
+        return train_orthogonal(base, questions, settings, others, progress), questions
     if isinstance(settings, VectorSettings):
         return vector.train(base, questions, settings, progress), questions
     assert isinstance(settings, LoraSettings)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.training.data import Example, Question
 from harness.training.fit import LogitsOf, Progress, Trained, fit
-from harness.training.settings import MLP, LoraSettings
+from harness.training.settings import LoraSettings
 from harness.training.upper import Upper
 
 
@@ -54,7 +54,7 @@ def train(base: Any, questions: list[Question], settings: LoraSettings, progress
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(MLP),
+        target_modules=list(settings.target_modules),
         layers_to_transform=list(settings.layers),
         layers_pattern="layers",
         task_type="CAUSAL_LM",

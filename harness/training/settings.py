@@ -13,7 +13,8 @@ from harness.models import DEFAULT_MODEL
 from harness.spec import HookPoint
 
 Behavior = Literal["safe", "risky"]
-MLP = ("gate_proj", "up_proj", "down_proj")
+Projection = Literal["gate_proj", "up_proj", "down_proj"]
+MLP: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
 
 
 class TrainingSettings(BaseModel):
@@ -55,6 +56,8 @@ class LoraSettings(TrainingSettings):
     rank: Annotated[int, Field(ge=1, le=512)] = 4
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    target_modules: Annotated[tuple[Projection, ...], Field(min_length=1)] = MLP
+    """Which of the MLP's projections are adapted."""
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -73,6 +76,8 @@ class VectorSettings(TrainingSettings):
     layers: Annotated[tuple[int, ...], Field(min_length=1, max_length=1)]
     """One layer: a vector has one place."""
     hook_point: HookPoint = "mlp_out"
+    orthogonal_to: tuple[str, ...] = ()
+    """Vectors, by name or folder, to which this one is kept orthogonal."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.3
     decay: Literal["constant", "linear", "cosine"] = "linear"
     epochs: Annotated[int, Field(ge=1)] = 5

@@ -1,0 +1,82 @@
+"""Vectors kept orthogonal to given ones while they are trained: are there many equivalent directions?
+
+Source: "Mechanisms of Awareness", section *Can We Directly Train the Vector?*, on the many orthogonal steering
+vectors of an earlier post.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.errors import InputError
+from harness.training.data import Example, Question
+from harness.training.fit import Progress, fit
+from harness.training.lasttoken import LastToken
+from harness.training.lora import last_logits
+from harness.training.settings import VectorSettings
+from harness.training.vector import TrainedVector, attach
+from harness.vectors import SteeringVector
+
+
+def basis(vectors: Sequence[SteeringVector], hidden_size: int) -> torch.Tensor:
+    """Return an orthonormal basis of what vectors span, float32 ``[rank, hidden]``.
+
+    Raises:
+        InputError: a vector of another size, or so many that no direction is left.
+
+    """
+    for vector in vectors:
+        if vector.values.size != hidden_size:
+            raise InputError(
+                f"--orthogonal-to '{vector.name}': has {vector.values.size} elements; the model has a hidden size of "
+                f"{hidden_size}."
+            )
+    stacked = np.stack([v.values.astype(np.float64) / v.norm for v in vectors])
+    _, sizes, rows = np.linalg.svd(stacked, full_matrices=False)
+    kept = rows[sizes > 1e-6]
+    if len(kept) >= hidden_size:
+        raise InputError(f"--orthogonal-to: {len(vectors)} vectors leave no direction of {hidden_size}.")
+    return torch.tensor(kept, dtype=torch.float32)
+
+
+def train_orthogonal(
+    base: Any,
+    questions: list[Question],
+    settings: VectorSettings,
+    to: Sequence[SteeringVector],
+    progress: Progress,
+) -> TrainedVector:
+    """Train one vector from zero whose part along ``to`` is taken out in every pass; the base stays steered by it.
+
+    Raises:
+        InputError: as :func:`basis`.
+        RunError: a loss that is not finite; the message names the step.
+
+    """
+    hidden = base.config.get_text_config().hidden_size
+    rows = basis(to, hidden).to(base.device)
+    free = torch.zeros(hidden, device=base.device, requires_grad=True)
+    passes = LastToken(base, settings.layer)
+    passes.prepare(example for question in questions for example in question.orders)
+
+    def projected() -> torch.Tensor:
+        return free - rows.T @ (rows @ free)
+
+    def logits(batch: Sequence[Example]) -> torch.Tensor:
+        handles = attach(base, projected(), settings.layer, settings.hook_point)
+        try:
+            return passes.logits(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    trained = TrainedVector(model=base, logits_of=partial(last_logits, base), vector=free)
+    fit(trained, [free], logits, questions, settings, progress)
+    trained.vector = projected().detach()
+    attach(base, trained.vector, settings.layer, settings.hook_point)
+    return trained
