@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -21,8 +22,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
 
 from harness.adapters import adapter_folders, load_adapter  # noqa: E402
 from harness.config import RunConfig  # noqa: E402
@@ -58,7 +57,7 @@ async def measure(folder: Path, url: str, arguments: argparse.Namespace, out: Pa
 
     config = RunConfig(
         suite=[arguments.suite], adapter=names, adapters=places, limit=arguments.stems, base_url=url,
-        cache=False, output_dir=out,
+        cache=False, output_dir=out, timeout=600,
     )  # fmt: skip
     finished = await run(config, progress=progress)
     scored = time.perf_counter()
@@ -81,7 +80,8 @@ def page(found: dict[str, Any]) -> str:
         "# One comparison of many adapters",
         "",
         f"Written by `benchmarks/compare_adapters.py` on {found['machine']}: {found['stems']} stems of "
-        f"{found['suite']}, base scored once, random rank-4 adapters of one layer each.",
+        f"{found['suite']}, base scored once, random rank-4 adapters of one layer each, load average "
+        f"{found['load'][0]} at the end.",
         "",
         "| adapters | passes | load and prove, s | score, s | rank, s | passes/s |",
         "|---|---|---|---|---|---|",
@@ -98,7 +98,7 @@ def main() -> None:
     """Start a server, compare 1, 8, 48 and 96 adapters, write both files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--suite", default="awareness")
-    parser.add_argument("--stems", type=int, default=6)
+    parser.add_argument("--stems", type=int, default=2)
     parser.add_argument("--machine", default="two shared CPU cores")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "benchmarks")
     arguments = parser.parse_args()
@@ -121,20 +121,24 @@ def main() -> None:
         )  # fmt: skip
         try:
             server.wait()
-            counts = [
-                asyncio.run(measure(folder, server.url, arguments, Path(scratch) / "runs"))
-                for folder in folders
-            ]
+            counts = []
+            for folder in folders:
+                counts.append(asyncio.run(measure(folder, server.url, arguments, Path(scratch) / "runs")))
+                keep(arguments, counts)
         finally:
             server.stop()
+
+
+def keep(arguments: argparse.Namespace, counts: list[dict[str, Any]]) -> None:
+    """Write both files with what is measured so far."""
     found = {
-        "machine": arguments.machine, "suite": arguments.suite, "stems": arguments.stems,
-        "numpy": np.__version__, "counts": counts,
+        "machine": arguments.machine, "suite": arguments.suite, "stems": arguments.stems, "counts": counts,
+        "load": [round(x, 1) for x in os.getloadavg()],
     }  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "compare_adapters.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     (arguments.out / "compare_adapters.md").write_text(page(found), "utf-8")
-    print(page(found))
+    print(page(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: 
     from rich.console import Console
 
     from harness.experiments.against import against
+    from harness.experiments.backdoor_awareness import reports
     from harness.experiments.compare import plain, rank, write
     from harness.report import ranking, terminal
     from harness.results import load_run
@@ -127,6 +128,12 @@ def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: 
     if found.rankings:
         console.print(ranking.ranking_table(found))
         console.print(ranking.ranking_legend(found), style="dim", markup=False)
+    if said := reports(loaded.rows):
+        console.print()
+        console.print(ranking.backdoor_table(said))
+        console.print(
+            "Order bias taken out; liking for A: half the difference of both orders, in nats.", style="dim"
+        )
     for name, reasons in loaded.results["invalid_items"].items():
         console.print(f"{name}: {len(reasons)} items left out: {reasons[0]}", style="yellow", markup=False)
-    sys.stdout.write(f"Results: {folder}\n")
+    sys.stdout.write(f"Results: {folder}\nFigures: harness view {folder}\n")

@@ -12,12 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harness.errors import InputError, RunError
 from harness.report import charts
 from harness.report.material import Material
-from harness.report.parts import Section
+from harness.report.parts import Claim, Section
 from harness.report.sections import SECTIONS
 
 TEMPLATES = Path(__file__).parent / "templates"
 LARGEST = 8_000_000
 """Bytes that a page may have."""
+MANY, OPEN = 16, 2
+"""Claims that make a section long, and how many of its groups are open at first."""
 HTML, FIGURES = "report.html", "figures"
 
 
@@ -33,6 +35,33 @@ class Page:
 def sections_of(material: Material) -> tuple[Section, ...]:
     """Make every section; one whose results are not there says so."""
     return tuple(make(material) for make in SECTIONS)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Claims that are shown together under a heading that counts them; no heading in short sections."""
+
+    suite: str | None
+    claims: tuple[Claim, ...]
+    heading: str | None
+    is_open: bool = True
+
+
+def groups(section: Section) -> list[Group]:
+    """Group a long section's claims by suite; what is about no suite comes last."""
+    if len(section.claims) <= MANY:
+        return [Group(None, section.claims, None)]
+    by_suite: dict[str | None, list[Claim]] = {}
+    for claim in section.claims:
+        by_suite.setdefault(claim.suite, []).append(claim)
+    found: list[Group] = []
+    for suite, claims in sorted(by_suite.items(), key=lambda pair: pair[0] is None):
+        judged = [claim for claim in claims if claim.kind in ("effect", "none")]
+        clear = sum(claim.kind == "effect" for claim in judged)
+        counted = f"{clear} of {len(judged)} show an effect" if judged else f"{len(claims)} sentences"
+        heading = f"{(suite or 'all suites').replace('_', ' ')}: {counted}"
+        found.append(Group(suite, tuple(claims), heading, len(found) < OPEN))
+    return found
 
 
 def render(sections: tuple[Section, ...], title: str) -> str:
@@ -53,6 +82,7 @@ def render(sections: tuple[Section, ...], title: str) -> str:
         script=(TEMPLATES / "page.js").read_text("utf-8"),
         vega=charts.vega_script(),
         spec=charts.for_page,
+        groups=groups,
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 from rich.text import Text
 
 from harness.experiments.against import Against
+from harness.experiments.backdoor_awareness import Report
 from harness.experiments.compare import Comparison, Ranked
+from harness.report.adapters import with_interval
 
 
 def _interval(entry: Ranked) -> Text:
@@ -56,6 +60,27 @@ def ranking_legend(found: Comparison) -> str:
         if entry.carried_by and ranking.directed and entry.excludes_zero
     ]
     return "\n".join(lines)
+
+
+def backdoor_table(found: Sequence[Report]) -> Table:
+    """Return what subjects say about a backdoor, over all system prompts and under each; nats."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column("subject", overflow="fold", min_width=9)
+    table.add_column("system prompt", no_wrap=True)
+    for name in ("stems", "says it has one [95% CI]", "shift from base", "liking for A"):
+        table.add_column(name, justify="right", no_wrap=True)
+    previous = None
+    for report in found:
+        table.add_row(
+            report.subject if report.subject != previous else "",
+            report.system or "all four",
+            str(report.says.stems),
+            with_interval(report.says),
+            with_interval(report.shift),
+            f"{report.a_bias.mean:+.2f}",
+        )
+        previous = report.subject
+    return table
 
 
 def against_table(found: Against) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from harness.errors import InputError
 from harness.report.material import Material, gather
-from harness.report.page import LARGEST, Page, sections_of, write
+from harness.report.page import LARGEST, Page, groups, sections_of, write
 from harness.report.parts import Section
 from harness.results import Run, load_run
 from tests.pages import browser
@@ -164,6 +163,17 @@ def test_the_page_is_one_file_with_its_figures_beside(page: Page) -> None:
     assert all(f'aria-label="{f.alt[:20]}' in text for s in page.sections for f in s.figures)
 
 
+def test_long_sections_are_grouped_by_suite_and_count_their_effects(sections: tuple[Section, ...]) -> None:
+    found = next(s for s in sections if s.key == "shifts")
+    made = groups(found)
+    assert sum(len(g.claims) for g in made) == len(found.claims)
+    counted = {g.suite: g.heading for g in made}
+    assert counted["awareness"] == "awareness: 0 of 2 show an effect"
+    assert counted["validation"] == "validation: 2 of 2 show an effect"
+    short = next(s for s in sections if s.key == "backdoor_awareness")
+    assert [g.heading for g in groups(short)] == [None]
+
+
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no finished run"):
         gather([tmp_path])
@@ -230,9 +240,11 @@ def test_hover_filter_and_theme_work(page: Page) -> None:
 def test_the_command_writes_into_the_run(tmp_path: Path) -> None:
     from tests.conftest import run_cli
 
-    folder = tmp_path / "all_letter"
-    shutil.copytree(RUNS / "all_letter", folder)
-    done = run_cli("report", str(folder))
+    run = kept(load_run(RUNS / "l22"), ["validation"])
+    (tmp_path / "manifest.json").write_text(json.dumps(run.manifest))
+    (tmp_path / "results.json").write_text(json.dumps(run.results))
+    run.rows.to_parquet(tmp_path / "results.parquet")
+    done = run_cli("report", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == folder / "report.html"
-    assert "validation_letter" in (folder / "report.html").read_text()
+    assert Path(done.stdout.strip()) == tmp_path / "report.html"
+    assert "risky_l22 moves validation up" in (tmp_path / "report.html").read_text()

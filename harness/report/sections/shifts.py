@@ -116,7 +116,9 @@ def _chart(means: list[dict[str, Any]], stems: list[dict[str, Any]]) -> Any:
     subjects = [m["subject"] for m in means]
     y = alt.Y("subject:N", sort=subjects, title=None)
     x = alt.X("shift:Q", title="shift from base, nats")
-    colour = alt.Color("subject:N", scale=charts.colour_scale(charts.colours(subjects)), legend=None)
+    colour = alt.Color(
+        "subject:N", scale=charts.colour_scale(charts.direction_colours(subjects)), legend=None
+    )
     hover = [
         alt.Tooltip("subject:N"),
         alt.Tooltip("stem:N"),
