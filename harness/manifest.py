@@ -82,7 +82,7 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
             suite.name: {
                 "items": len(suite.items),
                 "invalid": list(suite.invalid),
-                "digest": _suite_digest(suite.evalset.path),
+                "digest": suite_digest(suite.evalset.path),
             }
             for suite in plan.suites
         },
@@ -97,5 +97,6 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
     }
 
 
-def _suite_digest(folder: Path) -> dict[str, str]:
+def suite_digest(folder: Path) -> dict[str, str]:
+    """Return the digest of each of a suite's files."""
     return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}

@@ -28,3 +28,8 @@ def cache_dir() -> Path:
 def runs_dir() -> Path:
     """Return the default folder of runs, below the working directory."""
     return Path("reports") / "runs"
+
+
+def sweeps_dir() -> Path:
+    """Return the default folder of sweeps, below the working directory."""
+    return Path("reports") / "sweeps"

@@ -6,6 +6,7 @@ import datetime
 import json
 import secrets
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,18 @@ def new_folder(config: RunConfig) -> Path:
         RunError: the disk is full or not writable.
 
     """
+    return make_folder(config.output_dir or runs_dir())
+
+
+def make_folder(place: Path) -> Path:
+    """Make a folder named by the time.
+
+    Raises:
+        RunError: the disk is full or not writable.
+
+    """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = (config.output_dir or runs_dir()) / f"{stamp}-{secrets.token_hex(2)}"
+    folder = place / f"{stamp}-{secrets.token_hex(2)}"
     try:
         folder.mkdir(parents=True)
     except OSError as e:
@@ -109,14 +120,16 @@ DECISIVE = ("engine", "tokenizer_digest", "suites", "subjects")
 """Parts of a manifest that determine the numbers."""
 
 
-def check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+def check_same(
+    old: dict[str, Any], new: dict[str, Any], folder: Path, decisive: Sequence[str] = DECISIVE
+) -> None:
     """Refuse to go on with a run under anything that would change its numbers.
 
     Raises:
         InputError: naming what differs.
 
     """
-    for part in DECISIVE:
+    for part in decisive:
         before, after = old.get(part), new.get(part)
         if before == after:
             continue

@@ -17,6 +17,7 @@ from harness.cli import (
     report,
     run,
     serve,
+    sweep,
     train,
     train_backdoor,
     vector,

@@ -1,0 +1,214 @@
+"""The sweep's null: vectors that mean nothing, at the same layers and strengths, in process.
+
+Random vectors have the vector's norm; others were trained like it, on questions whose labels were shuffled. Only
+strengths below the largest limit are asked, since only they enter a profile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness import stats
+from harness.experiments.sweep import BASE_LAYER, LIMITS
+from harness.experiments.sweep.engines import padded
+from harness.experiments.sweep.grid import Grid
+from harness.experiments.sweep.results import effect_table, extremes, limits
+from harness.journal import Journal
+from harness.prompts import Encoded
+from harness.vectors import FloatVector, SteeringVector
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.reference.sweep import Answers, Sweeper
+
+
+@dataclass(frozen=True)
+class NullVector:
+    """A vector that means nothing, made when it is its turn."""
+
+    number: int
+    kind: str
+    """random or shuffled."""
+    make: Callable[[], FloatVector]
+
+
+def random_vectors(vector: SteeringVector, count: int, seed: int) -> list[NullVector]:
+    """Return random directions of the vector's norm."""
+
+    def make(number: int) -> FloatVector:
+        values = np.random.default_rng([seed, number]).standard_normal(vector.values.size)
+        return (values * vector.norm / np.linalg.norm(values)).astype(np.float32)
+
+    return [NullVector(number, "random", partial(make, number)) for number in range(count)]
+
+
+def shuffled_vectors(vector: SteeringVector, model: str, count: int, seed: int) -> list[NullVector]:
+    """Return vectors trained like the given one, each on labels of its own that were shuffled over questions."""
+
+    def make(number: int) -> FloatVector:
+        from harness.training.shuffled import train_shuffled
+
+        return train_shuffled(vector, model, seed + number)
+
+    return [NullVector(number, "shuffled", partial(make, number)) for number in range(count)]
+
+
+class Null:
+    """Scores null vectors over a grid's items; each vector's profile is journalled as a whole.
+
+    Args:
+        grid: the sweep's, finished: its base scores are used.
+        model: a transformers causal language model.
+        bos_id: what ``all`` leaves out.
+        max_tokens: of the in-process engine.
+        journal: of profiles.
+
+    """
+
+    def __init__(self, grid: Grid, model: Any, bos_id: int | None, max_tokens: int, journal: Journal) -> None:
+        self._grid, self._journal = grid, journal
+        self._model, self._bos, self._max_tokens = model, bos_id, max_tokens
+        self._alphas = [alpha for alpha in grid.alphas if abs(alpha) < max(LIMITS)]
+        self.profiles: dict[tuple[str, int], Any] = {
+            (line["kind"], line["vector"]): line["profile"] for line in journal.entries
+        }
+
+    async def run(self, vectors: Sequence[NullVector], progress: Callable[[int, str], None]) -> None:
+        """Score the vectors that have no profile yet; say how many have one, and what is done next."""
+        sweeper: Sweeper | None = None
+        for vector in vectors:
+            key = (vector.kind, vector.number)
+            if key in self.profiles:
+                continue
+            progress(len(self.profiles), f"{vector.kind} vector {vector.number + 1}")
+            if sweeper is None:
+                sweeper = await asyncio.to_thread(self._prepare)
+            values = await asyncio.to_thread(vector.make)
+            profile = await asyncio.to_thread(self._score, sweeper, values)
+            self._journal.append([{"kind": vector.kind, "vector": vector.number, "profile": profile}])
+            self.profiles[key] = profile
+
+    def _prepare(self) -> Sweeper:
+        from harness.reference.sweep import Sweeper
+
+        items = self._grid.items
+        sweeper: Sweeper = Sweeper(
+            self._model,
+            [e.prompt_ids for _, e in items],
+            padded([list(e.wanted_ids) for _, e in items]),
+            "last" if self._grid.selector == "last" else "all",
+            bos_id=self._bos,
+            max_tokens=self._max_tokens,
+        )
+        return sweeper
+
+    def _score(self, sweeper: Sweeper, values: FloatVector) -> list[Any]:
+        """Return ``[limits, items, layers, 2]``: maximum and minimum shift."""
+        from harness.reference.sweep import Strengths
+
+        grid = self._grid
+        selector = "last" if grid.selector == "last" else "all"
+        strengths = Strengths(grid.layers, tuple(self._alphas), selector, grid.mode)  # type: ignore[arg-type]
+        shape = (len(grid.items), len(grid.layers), len(self._alphas))
+        scores = np.full(shape, np.nan)
+        place = {layer: i for i, layer in enumerate(grid.layers)}
+        for block in sweeper.sweep(values, strengths, normalise=False):
+            for row, index in enumerate(block.prompts):
+                columns = [place[layer] for layer in block.layers]
+                scores[index, columns, block.scales] = _score_of(block, row, grid.items[index][1])
+        shifts = scores - self._base()[:, None, None]
+        parts = [extremes(shifts, self._alphas, limit) for limit in limits(self._alphas)]
+        return [np.stack(part, -1).round(6).tolist() for part in parts]
+
+    def _base(self) -> Any:
+        grid = self._grid
+        return np.array([grid.scores[s, e.item.id, BASE_LAYER, 0.0].logit_diff for s, e in grid.items])
+
+    def table(self) -> pd.DataFrame:
+        """Return ``null.parquet``'s rows."""
+        import pandas as pd
+
+        grid = self._grid
+        items = [(s, e.item.id, e.item.stem) for s, e in grid.items]
+        parts = []
+        for (kind, number), profile in sorted(self.profiles.items()):
+            for limit, values in zip(limits(self._alphas), np.asarray(profile), strict=True):
+                count = len(grid.layers)
+                own = pd.DataFrame(
+                    np.repeat(np.array(items, dtype=object), count, 0), columns=["suite", "item", "stem"]
+                )
+                up, down = values[..., 0].ravel(), values[..., 1].ravel()
+                parts.append(
+                    own.assign(
+                        vector=number, kind=kind, layer=list(grid.layers) * len(items), limit=limit,
+                        shift_max=up, shift_min=down, effect=(up - down) / 2,
+                    )
+                )  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
+
+def _score_of(block: Answers, row: int, encoded: Encoded) -> Any:
+    """Return log p(positive) − log p(negative) from bare logits ``[L, S, W]``, ``[L, S]``."""
+    logits = block.logits[row].astype(np.float64)
+    wanted = list(encoded.wanted_ids)
+
+    def total(ids: tuple[int, ...]) -> Any:
+        return np.logaddexp.reduce(logits[..., [wanted.index(i) for i in ids]], axis=-1)
+
+    return total(encoded.positive_ids) - total(encoded.negative_ids)
+
+
+def judge(profile: pd.DataFrame, null: pd.DataFrame, layers: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Hold each suite's layer profile against random vectors', one layer at a time and all at once.
+
+    The statistic is the mean over stems of the effect, in nats: near 0 for a vector without a direction or with
+    the wrong sign, so that large values alone count.
+    """
+    lines = []
+    random, shuffled = (null[null["kind"] == kind] for kind in ("random", "shuffled"))
+    pairs = profile[["suite", "limit"]].drop_duplicates().itertuples(index=False)
+    for suite, limit in ((str(pair[0]), float(pair[1])) for pair in pairs):
+        observed = effect_table(profile, suite, limit).mean(0)
+        means = [_means(kind, suite, limit) for kind in (random, shuffled)]
+        line: dict[str, Any] = {
+            "suite": suite,
+            "limit": limit,
+            "random_vectors": len(means[0]),
+            "shuffled_vectors": len(means[1]),
+        }
+        if len(means[0]):
+            p, half = stats.against_null(observed, means[0])
+            single = (1 + (means[0] >= observed).sum(0)) / (1 + len(means[0]))
+            band = np.quantile(means[0], [0.025, 0.5, 0.975], axis=0)
+            line |= {"largest_band": half, "layers": []}
+            for i, layer in enumerate(layers):
+                line["layers"].append(
+                    {
+                        "layer": layer,
+                        "effect": float(observed[i]),
+                        "low": float(band[0, i]),
+                        "median": float(band[1, i]),
+                        "high": float(band[2, i]),
+                        "p_single": float(single[i]),
+                        "p": float(p[i]),
+                    }
+                )
+        if len(means[1]):
+            line["shuffled_effects"] = [[float(x) for x in own] for own in means[1]]
+        lines.append(line)
+    return lines
+
+
+def _means(null: pd.DataFrame, suite: str, limit: float) -> stats.Floats:
+    """Return null vectors' mean effects, ``[vectors, layers]``."""
+    own = null[(null["suite"] == suite) & (null["limit"] == limit)]
+    return np.array(
+        [effect_table(part, suite, limit).mean(0) for _, part in own.groupby("vector", sort=True)]
+    )

@@ -1,0 +1,66 @@
+"""Vectors trained on shuffled labels: what training alone does to a direction, with nothing to learn."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from harness.adapters import RECORD
+from harness.errors import InputError
+from harness.models import resolve_model
+from harness.prompts import PromptBuilder, load_tokenizer
+from harness.training.data import Question, load_questions, questions_file
+from harness.training.fit import Trained, fit
+from harness.training.lasttoken import LastToken
+from harness.training.lora import last_logits, load_base
+from harness.training.record import read_settings
+from harness.training.settings import VectorSettings
+from harness.training.vector import attach
+from harness.vectors import FloatVector, SteeringVector
+
+
+def shuffled(questions: list[Question], seed: int) -> list[Question]:
+    """Return the questions with the labels of half of them, drawn at random, exchanged in both orders."""
+    chosen = set(random.Random(f"labels/{seed}").sample(range(len(questions)), len(questions) // 2))
+    return [_exchanged(q) if index in chosen else q for index, q in enumerate(questions)]
+
+
+def _exchanged(question: Question) -> Question:
+    first, second = (
+        replace(e, positive_id=e.negative_id, negative_id=e.positive_id) for e in question.orders
+    )
+    return replace(question, orders=(first, second))
+
+
+def train_shuffled(vector: SteeringVector, model: str, seed: int) -> FloatVector:
+    """Train a vector like the given one (its record's settings, else the defaults) on shuffled labels.
+
+    Returns:
+        float32 ``[hidden]``.
+
+    Raises:
+        InputError: the vector has no record of how it was trained.
+
+    """
+    place = vector.path / RECORD if vector.path else None
+    if place is None or not place.is_file():
+        raise InputError(
+            f"'{vector.name}' has no {RECORD}: vectors on shuffled labels are trained like it. "
+            "Leave --null-shuffled out."
+        )
+    settings = read_settings(place, VectorSettings).model_copy(update={"seed": seed})
+    folder = resolve_model(model)
+    base = load_base(folder, "cpu")
+    builder = PromptBuilder(load_tokenizer(folder))
+    questions = shuffled(load_questions(questions_file(), "train", settings.format, builder), seed)
+    values = torch.zeros(vector.values.size, device=base.device, requires_grad=True)
+    upper = LastToken(base, settings.layer)
+    upper.prepare(example for question in questions for example in question.orders)
+    attach(base, values, settings.layer, settings.hook_point)
+    trained = Trained(base, partial(last_logits, base))
+    fit(trained, [values], upper.logits, questions, settings, lambda *_: None)
+    return np.array(values.detach().float().cpu().numpy(), dtype=np.float32)
