@@ -14,6 +14,7 @@ from harness.cli import (
     compare,
     doctor,
     imports,
+    patch,
     report,
     run,
     serve,

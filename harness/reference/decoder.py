@@ -138,6 +138,26 @@ class Decoder:
         out = layer.self_attn.o_proj(mixed)
         return h + (layer.post_attention_layernorm(out) if self._four_norms else out)
 
+    def written(self, index: int, values: torch.Tensor) -> torch.Tensor:
+        """Return what each head's values ``[heads, n, head size]`` write to the stream: ``[heads, n, hidden]``.
+
+        W_O v, with the gain of the norm after it where there is one (its scale depends on all heads together).
+        """
+        layer = self.layers[index]
+        size = values.shape[-1]
+        by_head = layer.self_attn.o_proj.weight.unflatten(1, (-1, size))  # [hidden, heads, head size]
+        out = torch.einsum("hnd,xhd->hnx", values.float(), by_head.float())
+        return out * (1 + layer.post_attention_layernorm.weight.float()) if self._four_norms else out
+
+    def answer_direction(self, positive: list[int], negative: list[int]) -> torch.Tensor:
+        """Return the direction of the last stream that raises positive over negative answers, ``[hidden]``.
+
+        The mean difference of their unembedding rows, times the last norm's gain.
+        """
+        rows = self._head.weight.float()
+        gain = self.core.norm.weight.float() + (1 if self._four_norms else 0)
+        return (rows[positive].mean(0) - rows[negative].mean(0)) * gain
+
     def mlp_out(self, index: int, h: torch.Tensor) -> torch.Tensor:
         """Return the output of a layer's MLP, the hook point ``mlp_out``."""
         layer = self.layers[index]

@@ -196,7 +196,8 @@ async def _open(config: SweepConfig, vector: SteeringVector, report: Report) -> 
         timeout=config.timeout,
     )
     async with open_engine(run, report) as (engine, _):
-        bos = PromptBuilder(engine.tokenizer).bos_id
+        # A chat template may begin with it where raw text doesn't; servers leave it out all the same.
+        bos = engine.tokenizer.bos_token_id
         if isinstance(engine, ScoringClient):
             yield _Opened(
                 engine, Server(engine, config.batch_size, config.concurrency), bos, lambda: _load(config)
