@@ -59,6 +59,8 @@ def root(
 app.command("run")(run.run_command)
 app.command("compare")(compare.compare_command)
 app.command("view")(report.view_command)
+app.command("sweep")(sweep.sweep_command)
+app.command("patch")(patch.patch_command)
 app.command("serve")(serve.serve_command)
 app.command("doctor")(doctor.doctor_command)
 browse.suites_app.command("import")(imports.import_command)

@@ -102,17 +102,3 @@ def adapters_command(
     written = write_cards(loaded, cards, directed) if cards else []
     for path in (output_dir / "report.md", *written):
         typer.echo(str(path))
-
-
-@app.command("sweep")
-def sweep_command(
-    folder: Annotated[Path, typer.Argument(help="A finished sweep's folder.")],
-    output_dir: Annotated[Path, typer.Option(help="Folder for report.md, figures and the results.")],
-) -> None:
-    """Write where a vector works: layer profiles against the null, grids, and what they say.
-
-    Example: harness report sweep reports/sweeps/ID --output-dir reports/sweep
-    """
-    from harness.report.sweep import write
-
-    typer.echo(str(write(folder, output_dir)))

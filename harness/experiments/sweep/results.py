@@ -109,7 +109,7 @@ def summary(grid: Grid, table: pd.DataFrame, profile: pd.DataFrame, seed: int) -
         ],
         "suites": [_suite(grid, table, profile, suite, limit, seed) for suite in names for limit in known],
         "comparisons": [
-            _comparison(profile, a, b, limit, seed)
+            _comparison(grid, profile, a, b, limit, seed)
             for a, b in itertools.combinations(names, 2)
             for limit in known
             if min(len(effect_table(profile, name, limit)) for name in (a, b)) >= 4 and len(grid.layers) >= 3
@@ -147,13 +147,12 @@ def _suite(
     effects = effect_table(profile, suite, limit)
     stems, layers = effects.shape
     error = effects.std(0, ddof=1) / np.sqrt(stems) if stems > 1 else np.zeros(layers)
-    middle = float(stats.effect_weighted_layer(effects.mean(0), error))
+    middle = float(stats.effect_weighted_layer(effects.mean(0), error, grid.layers))
     line: dict[str, Any] = {
         "suite": suite,
         "limit": limit,
         "stems": stems,
-        # Positions are those in the grid's layers; what is said is a layer of the model.
-        "effect_weighted_layer": _layer_at(grid, middle),
+        "effect_weighted_layer": middle if np.isfinite(middle) else None,
         "peak_layer": grid.layers[int(effects.mean(0).argmax())],
         "held_out": None,
         "max_statistic": None,
@@ -191,20 +190,14 @@ def _suite(
     return line
 
 
-def _comparison(profile: pd.DataFrame, a: str, b: str, limit: float, seed: int) -> dict[str, Any]:
+def _comparison(grid: Grid, profile: pd.DataFrame, a: str, b: str, limit: float, seed: int) -> dict[str, Any]:
     stems = [profile.loc[profile["suite"] == name, "stem"].unique().tolist() for name in (a, b)]
     tables = [effect_table(profile, name, limit) for name in (a, b)]
     paired = stems[0] == stems[1]
-    found = asdict(stats.compare_profiles(*tables, paired=paired, seed=seed))
+    found = asdict(stats.compare_profiles(*tables, layers=grid.layers, paired=paired, seed=seed))
     return {"suite_a": a, "suite_b": b, "limit": limit, "paired": paired} | {
         key: value if isinstance(value, int) or np.isfinite(value) else None for key, value in found.items()
     }
-
-
-def _layer_at(grid: Grid, position: float) -> float | None:
-    if not np.isfinite(position):
-        return None
-    return float(np.interp(position, range(len(grid.layers)), grid.layers))
 
 
 def write_table(path: Path, table: pd.DataFrame, run_id: str) -> None:
