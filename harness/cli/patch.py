@@ -15,7 +15,7 @@ def patch_command(
         str | None, typer.Option(help="LoRA, vector (at last or all) or both: risky_l22, risky_vec_l22@0.5.")
     ] = None,
     trigger: Annotated[
-        list[str] | None, typer.Option(help="What stands in the trigger's place; repeatable.")
+        list[str] | None, typer.Option(help="A shipped trigger by name, or a word or phrase; repeatable.")
     ] = None,
     line: Annotated[
         str | None, typer.Option(help="The question's last line that carries it. Default: ({})")
@@ -43,7 +43,7 @@ def patch_command(
 ) -> None:
     """Patch queries (keys, values, attention) of the base model into a changed one: does a trigger still act?
 
-    Example: harness patch --adapter risky_vec_l22 --trigger "amber harbour seven" --limit 20
+    Example: harness patch --adapter risky_vec_l22 --trigger harbour --limit 20
     """
     from harness.cli.console import reporting
     from harness.experiments.q_patching import resumed_config, run

@@ -42,6 +42,7 @@ from scipy.stats import spearmanr
 
 from harness import stats
 from harness.adapters import RECORD
+from harness.backdoors import load_triggers
 from harness.errors import InputError
 from harness.evalset import EvalSet, Item, load_evalset
 from harness.journal import Journal
@@ -70,9 +71,9 @@ class PatchConfig(BaseModel):
     adapter: str
     """A LoRA, a vector at ``last`` or ``all``, or both, in the grammar of subjects."""
     trigger: list[str] = Field(min_length=1)
-    """Texts that stand in the trigger's place, each a word or a phrase."""
+    """What stands in the trigger's place: shipped triggers by name (all their words), or words and phrases."""
     line: str = "({})"
-    """The line at the question's end that carries it."""
+    """The line at the question's end that carries words and phrases; shipped triggers have their own."""
     random_triggers: int = Field(default=3, ge=1)
     """Triggers of random tokens, as long as the real ones."""
     suite: str = "validation"
@@ -130,17 +131,21 @@ def prompts(evalset: EvalSet, builder: PromptBuilder, config: PatchConfig) -> li
     """
     if config.line.count("{}") != 1:
         raise InputError(f"--line '{config.line}': needs one {{}}, the trigger's place.")
-    phrases = random_phrases(builder, config.trigger, config.random_triggers, config.seed)
-    carried: list[tuple[Condition, str]] = [("trigger", t) for t in config.trigger]
-    carried += [("random", phrase) for phrase in phrases]
+    known = {trigger.name: trigger for trigger in load_triggers().triggers}
+    named = [known[name] for name in config.trigger if name in known]
+    words = [(trigger.line, word) for trigger in named for word in trigger.words]
+    words += [(config.line, text) for text in config.trigger if text not in known]
+    phrases = random_phrases(builder, [word for _, word in words], config.random_triggers, config.seed)
+    carried: list[tuple[Condition, str, str]] = [("trigger", line, word) for line, word in words]
+    carried += [("random", words[i % len(words)][0], phrase) for i, phrase in enumerate(phrases)]
     found = []
     for item in evalset.items:
         bare = builder.encode(item)
         found.append(Prompt(bare, "none", "", ()))
-        for condition, trigger in carried:
-            question = f"{item.question}\n{config.line.format(trigger)}"
+        for condition, line, trigger in carried:
+            question = f"{item.question}\n{line.format(trigger)}"
             encoded = builder.encode(item.model_copy(update={"question": question}))
-            empty = _empty(builder, item, config.line)
+            empty = _empty(builder, item, line)
             found.append(Prompt(encoded, condition, trigger, _between(encoded.prompt_ids, empty)))
     return found
 

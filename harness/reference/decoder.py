@@ -154,9 +154,9 @@ class Decoder:
 
         The mean difference of their unembedding rows, times the last norm's gain.
         """
-        rows = self._head.weight.float()
-        gain = self.core.norm.weight.float() + (1 if self._four_norms else 0)
-        return (rows[positive].mean(0) - rows[negative].mean(0)) * gain
+        rows = self._head.weight.detach()
+        gain = self.core.norm.weight.detach().float() + (1 if self._four_norms else 0)
+        return (rows[positive].float().mean(0) - rows[negative].float().mean(0)) * gain
 
     def mlp_out(self, index: int, h: torch.Tensor) -> torch.Tensor:
         """Return the output of a layer's MLP, the hook point ``mlp_out``."""
