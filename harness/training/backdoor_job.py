@@ -73,9 +73,13 @@ class Bench:
         self.builder = PromptBuilder(load_tokenizer(place))
         self.triggers: Triggers = load_triggers()
         self.passes = backdoor.passes_for(self.base, settings)
-        self.shared = _shared(settings)
+        self._shared = _shared(settings)
         self._report = report
         self._base_diffs: dict[tuple[int, ...], float] = {}
+
+    def serves(self, settings: BackdoorSettings) -> bool:
+        """Whether a training can share what is computed here."""
+        return _shared(settings) == self._shared
 
     def base_diffs(self, examples: Sequence[Example]) -> list[float]:
         """Return the base model's log p(risky) − log p(safe) for prompts, in nats; asked while nothing acts on it."""
@@ -95,7 +99,7 @@ class Bench:
 
         It acts on the base model until its ``remove`` is called.
         """
-        assert _shared(settings) == self.shared, "made for another place or method"
+        assert self.serves(settings), "made for another place or method"
         chosen = choices_of(questions_file(), "train", settings.questions)
         rows = training_rows(chosen, settings, self.triggers, self.builder)
         questions = with_targets(rows, settings, lambda e: [diff > 0 for diff in self.base_diffs(e)])
