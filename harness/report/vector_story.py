@@ -76,7 +76,7 @@ def token_chart(story: dict[str, Any], name: str) -> Any:
 
 def write(story: dict[str, Any], out: Path) -> list[Path]:
     """Write ``story.md``, ``cosines.png`` and ``tokens.png`` beside ``story.json``; return what was written."""
-    heat_map(story).save(str(out / "cosines.png"), scale_factor=2)
+    heat_map(story).save(str(out / "cosines.png"), scale_factor=1.5)
     main = next(iter(story["token_tables"]))
     token_chart(story, main).save(str(out / "tokens.png"), scale_factor=2)
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)

@@ -19,10 +19,10 @@ from scripts.evidence.gpu_steering import gpu_steering
 from scripts.evidence.line import Line
 from scripts.evidence.main_job import fresh_clone, main_job
 from scripts.evidence.statistics import statistics
+from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics,
-)  # fmt: skip
+    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story)  # fmt: skip
 
 
 def main(wanted: list[str]) -> int:
