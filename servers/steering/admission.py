@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from harness.spec import SpecError, SteeringSpec, Term
@@ -17,6 +18,10 @@ STEERED_PATHS: Final = ("/v1/completions", "/v1/chat/completions")
 """Where requests are steered. Elsewhere a plain name works and a steering one is refused."""
 NEUTRAL_PATHS: Final = ("/tokenize", "/detokenize")
 """Where steering changes nothing: any valid name stands for the base model."""
+
+
+_SHORT: Final = 4096
+"""Characters of a name or argument whose meaning is remembered."""
 
 
 class RefusedError(Exception):
@@ -39,6 +44,19 @@ class Admitted:
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """What a model's name and a ``steering`` argument stand for, as long as no name changes."""
+
+    model: str | None
+    """The name that vLLM knows; None: as it came."""
+    spec: ResolvedSpec
+    steered: bool
+    """Whether steering was asked for, be it of scale 0."""
+    wire: str
+    """The spec as the engine gets it."""
+
+
+@dataclass(frozen=True, eq=False)
 class Admission:
     """The rules of one server."""
 
@@ -55,12 +73,12 @@ class Admission:
 
         """
         _check_raw(path, body)
-        model, named = self._model(body.get("model"))
         xargs = _xargs(body)
-        asked = self._argument(xargs)
-        spec = self._resolve((*named.terms, *asked.terms))
-        steered = bool(named or asked)
-        if steered and path not in STEERED_PATHS and path not in NEUTRAL_PATHS:
+        if EXTRA_ARG in xargs:
+            raise RefusedError(f"'{EXTRA_ARG}' is the server's own: send '{USER_ARG}'.", param="vllm_xargs")
+        meaning = self._meaning(body.get("model"), USER_ARG in xargs, xargs.get(USER_ARG))
+        model, spec = meaning.model, meaning.spec
+        if meaning.steered and path not in STEERED_PATHS and path not in NEUTRAL_PATHS:
             raise RefusedError(f"{path} can't be steered. Valid: {', '.join(STEERED_PATHS)}.")
         if spec.terms:
             _check_body(body, spec)
@@ -70,10 +88,22 @@ class Admission:
         if USER_ARG in xargs or spec.terms:
             rest = {k: v for k, v in xargs.items() if k != USER_ARG}
             if spec.terms and path in STEERED_PATHS:
-                rest[EXTRA_ARG] = spec.to_json()
+                rest[EXTRA_ARG] = meaning.wire
             changed["vllm_xargs"] = rest or None
         shown = body["model"] if model is not None and model != body.get("model") else None
         return Admitted(changed, spec, shown, changed != body)
+
+    def _meaning(self, name: object, asks: bool, argument: object) -> Meaning:
+        if all(isinstance(part, str | None) and len(part or "") <= _SHORT for part in (name, argument)):
+            return _known_meaning(self, self.registry.changes, name, asks, argument)
+        return self.work_out(name, asks, argument)
+
+    def work_out(self, name: object, asks: bool, argument: object) -> Meaning:
+        """Work out what a model's name and, where one ``asks``, a ``steering`` argument mean."""
+        model, named = self._model(name)
+        asked = self._argument(argument) if asks else SteeringSpec()
+        spec = self._resolve((*named.terms, *asked.terms))
+        return Meaning(model, spec, bool(named or asked), spec.to_json())
 
     def _model(self, name: object) -> tuple[str | None, SteeringSpec]:
         """Return the name that vLLM knows (None: leave it out) and what the name asks to add."""
@@ -110,13 +140,9 @@ class Admission:
             raise RefusedError("One LoRA adapter a request; vectors can be several.", param="model")
         return (loras[0] if loras else self.base_names[0]), SteeringSpec(tuple(terms))
 
-    def _argument(self, xargs: Mapping[str, Any]) -> SteeringSpec:
-        if EXTRA_ARG in xargs:
-            raise RefusedError(f"'{EXTRA_ARG}' is the server's own: send '{USER_ARG}'.", param="vllm_xargs")
-        if USER_ARG not in xargs:
-            return SteeringSpec()
+    def _argument(self, argument: Any) -> SteeringSpec:
         try:
-            spec = SteeringSpec.from_json(xargs[USER_ARG])
+            spec = SteeringSpec.from_json(argument)
         except SpecError as e:
             raise RefusedError(str(e), param="vllm_xargs") from e
         spec = SteeringSpec(tuple(map(self._named, spec.terms)))
@@ -150,6 +176,13 @@ class Admission:
         near = difflib.get_close_matches(name[:128], names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Loaded: {', '.join(list(names)[:12])}."
         return f"The model, LoRA adapter or steering vector '{shown}' does not exist. {hint}"
+
+
+@lru_cache(maxsize=4096)
+def _known_meaning(
+    admission: Admission, _changes: int, name: object, asks: bool, argument: object
+) -> Meaning:
+    return admission.work_out(name, asks, argument)
 
 
 def _xargs(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,15 +1,16 @@
 """The persistent buffers that the compiled graph reads, and what stands in them.
 
-A token has a slot, a slot has for every site and lane a row of the pool and two coefficients:
+A token has at every site and lane a row of the pool and two coefficients:
 
-    slots     int32   [max_tokens]            the slot of each token of the step; 0: not steered
-    rows      int32   [sites·lanes·slots]     which row of the pool
-    absolute  float32 [sites·lanes·slots]     times the row
-    relative  float32 [sites·lanes·slots]     times ‖h‖ times the row
-    pool      dtype   [rows, hidden_size]     unit directions; row 0 is zero
+    rows      int32   [sites, lanes, max_tokens]  which row of the pool
+    absolute  float32 [sites, lanes, max_tokens]  times the row
+    relative  float32 [sites, lanes, max_tokens]  times ‖h‖ times the row
+    pool      dtype   [rows, hidden_size]         unit directions; row 0 is zero
 
-Slot 0 and row 0 stay zero. All are allocated once and written in place, on the stream that runs the model,
-and only where something changed. Contents stay in their slots after use, so a sweep uploads each once.
+These are looked up once a step, not once a layer, from a table of contents: a content has a slot, and each token
+of the step names one (0: not steered). Slot 0 and row 0 stay zero. All are allocated once and written in place,
+on the stream that runs the model, and only where something changed. Contents stay in their slots after use, so a
+sweep uploads each once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from harness.spec import HookPoint
 from servers.steering.plan import Direction, Site, StoredVector, plan, unit
 from servers.steering.resolved import Content
 from servers.steering.rows import Run, Scheduled, fill_slots
+
+_UNKNOWN: Final = -1
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,15 @@ class Layout:
     rows: int
     """Rows of the pool, row 0 included."""
     tokens: int
+    """The longest step. A multiple of 64 keeps every site's part aligned as compiled kernels expect."""
     hidden_size: int
     dtype: torch.dtype
 
     @property
     def bytes(self) -> int:
         """Device memory of all buffers."""
-        entries = len(self.sites) * self.lanes * self.slots
-        return 4 * self.tokens + 12 * entries + int(self.dtype.itemsize) * self.rows * self.hidden_size
+        entries = len(self.sites) * self.lanes * (self.slots + self.tokens)
+        return 12 * entries + int(self.dtype.itemsize) * self.rows * self.hidden_size
 
 
 class StepRequest(NamedTuple):
@@ -73,11 +77,8 @@ class SteeringBuffers:
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.layout = layout
         self.device = device
-        entries = len(layout.sites) * layout.lanes * layout.slots
-        self.slots = torch.zeros(layout.tokens, dtype=torch.int32, device=device)
-        self.rows = torch.zeros(entries, dtype=torch.int32, device=device)
-        self.absolute = torch.zeros(entries, dtype=torch.float32, device=device)
-        self.relative = torch.zeros(entries, dtype=torch.float32, device=device)
+        self.rows, self.absolute, self.relative = self._tables(layout.tokens)
+        self._of_slots = self._tables(layout.slots)
         self.pool = torch.zeros(layout.rows, layout.hidden_size, dtype=layout.dtype, device=device)
         self.live: set[tuple[int, HookPoint]] = set()
         """The sites where the coming step is steered."""
@@ -91,6 +92,12 @@ class SteeringBuffers:
         self._row_of: dict[Direction, int] = {}
         self._row_uses: Counter[Direction] = Counter()
         self._free_rows = list(range(layout.rows - 1, 0, -1))
+
+    def _tables(self, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        shape = (len(self.layout.sites), self.layout.lanes, width)
+        kinds = (torch.int32, torch.float32, torch.float32)
+        rows, absolute, relative = (torch.zeros(shape, dtype=kind, device=self.device) for kind in kinds)
+        return rows, absolute, relative
 
     def put(self, digest: str, values: NDArray[np.float32]) -> None:
         """Keep a vector, ready for requests that name it by content."""
@@ -146,7 +153,11 @@ class SteeringBuffers:
         tokens = len(wanted)
         if not np.array_equal(wanted, self._mirror[:tokens]):
             self._mirror[:tokens] = wanted
-            self.slots[:tokens].copy_(self._staged(wanted), non_blocking=True)
+            slots = self._staged(wanted)
+            for table, of_slots in zip(
+                (self.rows, self.absolute, self.relative), self._of_slots, strict=True
+            ):
+                table[..., :tokens].copy_(of_slots.index_select(2, slots))
 
     def _hold(self, fresh: list[Content], needed: Iterable[Content]) -> None:
         """Give each new content a slot and rows, evicting the longest unused ones where needed."""
@@ -206,9 +217,10 @@ class SteeringBuffers:
                     line += 1
         index = self._staged(np.array([slot for slot, _ in entries], dtype=np.int64))
         both = self._staged(strengths)
-        self.rows.view(lines, -1).index_copy_(1, index, self._staged(rows))
-        self.absolute.view(lines, -1).index_copy_(1, index, both[0])
-        self.relative.view(lines, -1).index_copy_(1, index, both[1])
+        for table, values in zip(self._of_slots, (self._staged(rows), both[0], both[1]), strict=True):
+            table.view(lines, -1).index_copy_(1, index, values)
+        # What tokens of earlier steps looked up may have been one of these slots' former contents.
+        self._mirror.fill(_UNKNOWN)
 
     def _vector(self, digest: str) -> StoredVector:
         try:

@@ -61,52 +61,36 @@ def find_layers(model: nn.Module, allow_untested: bool = False) -> list[FoundLay
 
 def install(layers: list[FoundLayer], buffers: SteeringBuffers, lazy: bool) -> None:
     """Give every layer its hooks. ``lazy`` lets uncompiled code skip sites where nothing is steered."""
-    device = buffers.device
-    layout = buffers.layout
-    offsets = {
-        site: torch.tensor([i * layout.lanes * layout.slots], dtype=torch.int32, device=device)
-        for i, site in enumerate(layout.sites)
-    }
     for layer in layers:
         for hook, module in zip(HOOK_POINTS, (layer.module.mlp, layer.module), strict=True):
-            site = (layer.index, hook)
-            _attach(module, site, buffers, offsets[site], lazy)
+            _attach(module, (layer.index, hook), buffers, lazy)
 
 
 def steer(
     out: torch.Tensor,
     stream: torch.Tensor,
-    slots: torch.Tensor,
-    offset: torch.Tensor,
     rows: torch.Tensor,
     absolute: torch.Tensor,
     relative: torch.Tensor,
     pool: torch.Tensor,
-    lanes: int,
-    lane_stride: int,
 ) -> torch.Tensor:
-    """Return ``out + Σ (absolute + relative·‖stream‖)·row``, computed in float32, in out's dtype.
+    """Return ``out + Σ (absolute + relative·‖stream‖)·pool[row]``, computed in float32, in out's dtype.
 
     Args:
         out: ``[tokens, hidden]``, what gets the addition.
         stream: ``[tokens, hidden]`` float32, whose norm a relative scale refers to.
-        slots: ``[max_tokens]``, as the next four in :mod:`servers.steering.buffers`.
-        offset: ``[1]``, where the site's entries begin.
-        rows: which row of the pool, by entry.
-        absolute: strength, by entry.
-        relative: strength times the norm, by entry.
-        pool: unit directions.
-        lanes: directions a site.
-        lane_stride: entries a lane.
+        rows: ``[lanes, max_tokens]`` int32, each token's row of the pool.
+        absolute: ``[lanes, max_tokens]`` float32, each token's strength.
+        relative: ``[lanes, max_tokens]`` float32, each token's strength times the norm.
+        pool: ``[rows, hidden]``, unit directions.
 
     """
-    entry = offset + slots[: out.shape[0]]
+    tokens = out.shape[0]
     norm = stream.square().sum(dim=-1).sqrt()
     total = out.float()
-    for lane in range(lanes):
-        at = entry + lane * lane_stride
-        strength = torch.index_select(absolute, 0, at) + torch.index_select(relative, 0, at) * norm
-        row = torch.nn.functional.embedding(torch.index_select(rows, 0, at), pool)
+    for lane in range(rows.shape[0]):
+        strength = absolute[lane, :tokens] + relative[lane, :tokens] * norm
+        row = torch.nn.functional.embedding(rows[lane, :tokens], pool)
         total = total + strength.unsqueeze(-1) * row.float()
     return total.to(out.dtype)
 
@@ -115,18 +99,16 @@ def _attach(
     module: nn.Module,
     site: tuple[int, HookPoint],
     buffers: SteeringBuffers,
-    offset: torch.Tensor,
     lazy: bool,
 ) -> None:
     plain: Any = type(module)
     module.__class__ = _steered(plain, site[1])
-    for name in ("slots", "rows", "absolute", "relative", "pool"):
-        module.register_buffer(f"steering_{name}", getattr(buffers, name), persistent=False)
-    module.register_buffer("steering_offset", offset, persistent=False)
+    at = buffers.layout.sites.index(site)
+    for name in ("rows", "absolute", "relative"):
+        module.register_buffer(f"steering_{name}", getattr(buffers, name)[at], persistent=False)
+    module.register_buffer("steering_pool", buffers.pool, persistent=False)
     state: Any = module
     state.steering_site = site
-    state.steering_lanes = buffers.layout.lanes
-    state.steering_stride = buffers.layout.slots
     state.steering_live = buffers.live if lazy else None
 
 
@@ -157,12 +139,8 @@ def _apply(module: Any, out: torch.Tensor, stream: torch.Tensor) -> torch.Tensor
     return steer(
         out,
         stream,
-        module.steering_slots,
-        module.steering_offset,
         module.steering_rows,
         module.steering_absolute,
         module.steering_relative,
         module.steering_pool,
-        module.steering_lanes,
-        module.steering_stride,
     )

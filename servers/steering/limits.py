@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -53,10 +54,16 @@ class Limits:
     ) -> None:
         """Refuse strengths that overflow, and specs for which the buffers have no room.
 
+        What ``lookup`` returns for a digest never changes: what once passed is not worked out again.
+
         Raises:
             SpecError: naming the limit.
 
         """
+        _passed(self, spec, lookup, prompt_len, bos)
+
+    def work_out_sizes(self, spec: ResolvedSpec, lookup: Lookup, prompt_len: int, bos: bool) -> None:
+        """Do what :meth:`check_sizes` says."""
         contents = {run.content for run in runs(spec, prompt_len, bos)}
         if len(contents) > self.classes:
             raise SpecError(
@@ -106,3 +113,8 @@ class Limits:
             )
         if not np.isfinite(relative) or abs(relative) > MAX_RELATIVE:
             raise SpecError(f"A relative scale is at most {MAX_RELATIVE:g} in size, not {relative:.3g}.")
+
+
+@lru_cache(maxsize=16_384)
+def _passed(limits: Limits, spec: ResolvedSpec, lookup: Lookup, prompt_len: int, bos: bool) -> None:
+    limits.work_out_sizes(spec, lookup, prompt_len, bos)

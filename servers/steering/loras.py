@@ -39,7 +39,7 @@ class CheckedLoras:
         self._load, self._unload = models.load_lora_adapter, models.unload_lora_adapter
         for served in models.lora_requests:
             match = _SERVED.fullmatch(served)
-            registry.adapters[match["name"] if match else served] = served
+            registry.name_adapter(match["name"] if match else served, served)
         models.load_lora_adapter, models.unload_lora_adapter = self.load, self.unload
         self.roots = {
             name: models.lora_requests[served].lora_path for name, served in registry.adapters.items()
@@ -65,7 +65,8 @@ class CheckedLoras:
                 answer = await self._load(request.model_copy(update=renamed), base_model_name)
                 if not isinstance(answer, str):
                     return answer
-                self._registry.adapters[name], self.roots[name] = served, request.lora_path
+                self._registry.name_adapter(name, served)
+                self.roots[name] = request.lora_path
                 if before is not None:
                     await self._unload(_unload_request(before))
             return f"Success: LoRA adapter '{name}' added successfully."
@@ -76,7 +77,7 @@ class CheckedLoras:
             names = [n for n, s in self._registry.adapters.items() if request.lora_name in (n, s)]
             if not names:
                 return await self._unload(request)
-            served = self._registry.adapters.pop(names[0])
+            served = self._registry.forget_adapter(names[0])
             self.roots.pop(names[0], None)
             answer = await self._unload(request.model_copy(update={"lora_name": served}))
             return (

@@ -39,11 +39,14 @@ class Registry:
         self.paths: dict[str, Path] = {}
         self.adapters: dict[str, str] = {}
         """Plain names of LoRA adapters and the content-addressed ones that vLLM knows."""
+        self.changes = 0
+        """Grows whenever a name comes, goes or means something else."""
         self._plain: dict[str, str] = {}
         self._digest = digest
         self._folders = tuple(folder.resolve() for folder in folders)
         self._send = send
         self._stored: dict[str, StoredVector] = {}
+        self._named: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -51,6 +54,21 @@ class Registry:
     def lookup(self, digest: str) -> StoredVector:
         """Return a vector by content. Only contents that are held or named can be asked for."""
         return self._stored[digest]
+
+    def name_adapter(self, name: str, served: str) -> None:
+        """Let a plain name stand for an adapter that vLLM has loaded."""
+        self.adapters[name] = served
+        self.changes += 1
+
+    def forget_adapter(self, name: str) -> str:
+        """Forget an adapter's plain name; return the one that vLLM knows.
+
+        Raises:
+            KeyError: no such adapter.
+
+        """
+        self.changes += 1
+        return self.adapters.pop(name)
 
     def content_name(self, name: str) -> str:
         """Return the content-addressed name of a loaded vector or adapter."""
@@ -94,10 +112,13 @@ class Registry:
             self._stored[vector.digest] = StoredVector.of(vector.values)
             before = self.vectors.get(name)
             self.vectors[name], self.paths[name] = vector, folder
+            self._named[vector.digest] += 1
+            self.changes += 1
             self._plain[vector.served_name] = name
             if before is not None:
                 if before.served_name != vector.served_name:
                     self._plain.pop(before.served_name, None)
+                self._named[before.digest] -= 1
                 await self._drop_unneeded(before.digest)
             return vector
 
@@ -112,6 +133,8 @@ class Registry:
             vector = self.vectors.pop(name)
             self._plain.pop(vector.served_name, None)
             del self.paths[name]
+            self.changes += 1
+            self._named[vector.digest] -= 1
             await self._drop_unneeded(vector.digest)
 
     @contextmanager
@@ -138,11 +161,11 @@ class Registry:
         """Free a content under the lock, unless something needs it (again)."""
         if not self._needed(digest) and digest in self._stored:
             del self._stored[digest]
-            del self._uses[digest]
+            del self._uses[digest], self._named[digest]
             await self._send("steering_drop", (digest,))
 
     def _needed(self, digest: str) -> bool:
-        return self._uses[digest] > 0 or any(vector.digest == digest for vector in self.vectors.values())
+        return self._uses[digest] > 0 or self._named[digest] > 0
 
 
 def allowed(path: Path, folders: tuple[Path, ...]) -> Path:

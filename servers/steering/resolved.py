@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from harness.spec import HookPoint, ScaleMode
@@ -47,19 +47,27 @@ class ResolvedSpec:
     terms: tuple[ResolvedTerm, ...]
     bos_id: int | None = None
 
+    def __hash__(self) -> int:
+        # Looked up for every block of every request: worked out once.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.terms, self.bos_id))
+
     @classmethod
     def of(cls, terms: Iterable[ResolvedTerm], bos_id: int | None) -> ResolvedSpec:
         """Sort terms and drop those of scale 0, which add nothing."""
         return cls(tuple(sorted(term for term in terms if term.addition.scale)), bos_id)
 
-    @property
+    @cached_property
     def digests(self) -> frozenset[str]:
         """The contents that the spec needs."""
         return frozenset(term.addition.digest for term in self.terms)
 
     def to_json(self) -> str:
         """Return the wire form."""
-        rows = [[*astuple(term.addition), term.selector, term.bos] for term in self.terms]
+        rows = [[*vars(term.addition).values(), term.selector, term.bos] for term in self.terms]
         return json.dumps([self.bos_id, rows], separators=(",", ":"))
 
     @staticmethod

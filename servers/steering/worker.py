@@ -76,6 +76,7 @@ def after_load(worker: Any, config: SteeringConfig, runner: str) -> None:
 
     from servers.steering import hooks
     from servers.steering.buffers import Layout, SteeringBuffers
+    from servers.steering.reductions import keep_rows_in_registers
 
     vllm_config, model_runner = worker.vllm_config, worker.model_runner
     layers = hooks.find_layers(model_runner.get_model(), config.allow_untested)
@@ -92,6 +93,8 @@ def after_load(worker: Any, config: SteeringConfig, runner: str) -> None:
     )
     buffers = SteeringBuffers(layout, worker.device)
     uncompiled = not int(vllm_config.compilation_config.mode or 0)
+    if worker.device.type == "cuda" and not uncompiled:
+        keep_rows_in_registers(layout.hidden_size)
     hooks.install(layers, buffers, lazy=uncompiled and worker.device.type == "cpu")
     model_runner.steering_buffers = buffers
     model_runner.steering_runner = runner
@@ -108,6 +111,7 @@ def after_load(worker: Any, config: SteeringConfig, runner: str) -> None:
 
 
 def _max_tokens(vllm_config: Any) -> int:
-    """Return the longest step, padding to captured sizes included."""
+    """Return the longest step, padding to captured sizes included, rounded up to :class:`Layout`'s multiple."""
     captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
-    return max(int(vllm_config.scheduler_config.max_num_batched_tokens), int(captured))
+    longest = max(int(vllm_config.scheduler_config.max_num_batched_tokens), int(captured))
+    return -(-longest // 64) * 64

@@ -131,6 +131,42 @@ def exactness(engine: Engine) -> dict[str, float]:
     return found
 
 
+def recomputed(engine: Engine, requests: list[tuple[list[int], str]]) -> list[int]:
+    """Return how many prompt tokens of each request, one after another, did not come from the cache."""
+    found = []
+    for request in requests:
+        before = _cache_counts(engine)
+        engine.ask([request], tokens=1)
+        queries, hits = (b - a for a, b in zip(before, _cache_counts(engine), strict=True))
+        found.append(int(queries - hits))
+    return found
+
+
+def _cache_counts(engine: Engine) -> tuple[float, float]:
+    counts = {m.name: m.value for m in engine.llm.get_metrics() if m.name.startswith("vllm:prefix_cache_")}
+    return counts["vllm:prefix_cache_queries"], counts["vllm:prefix_cache_hits"]
+
+
+def sharing(engine: Engine, block: int = 32) -> dict[str, float]:
+    """200 specs over one prompt of several blocks: what each request recomputes; then exactness of all at once."""
+    prompt = tiny.prompt(7, 3 * block + 4)
+    engine.ask([(prompt, "base")], tokens=1)
+    found: dict[str, float] = {}
+    for selector in ("last", "pos-5", "pos-40", "all"):
+        requests = [
+            (
+                prompt,
+                f"v{i % 6}@L{i % 4}.{HOOKS[i // 4 % 2]}@{(i + 1) / 200:g}{'rel' if i % 3 else ''}@{selector}",
+            )
+            for i in range(200)
+        ]
+        counts = recomputed(engine, requests)
+        found[f"most recomputed {selector}"], found[f"least recomputed {selector}"] = max(counts), min(counts)
+        found[f"error {selector}"] = engine.check(requests, tokens=1)
+    found["length"] = len(prompt)
+    return found
+
+
 def main() -> None:
     """Run the checks that are named on the command line."""
     family, folder, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
@@ -156,6 +192,8 @@ def main() -> None:
             requests = mixed(engine, 40, seed, (1, 31, 32, 33, 96, 100, 140))
             found[f"mixed {seed}"] = engine.check(requests, tokens=16 if "preempting" in what else 4)
         found["preemptions"] = preemptions(engine)
+    elif "sharing" in what:
+        found |= sharing(engine)
     else:
         found |= exactness(engine)
         for seed in range(2):

@@ -32,7 +32,7 @@ def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
     registry = made_registry(folder)
     for vector in made:
         asyncio.run(registry.load(vector.name, write_vector(folder / vector.name, vector), replace=False))
-    registry.adapters["lora_a"] = "lora_a-0123456789ab"
+    registry.name_adapter("lora_a", "lora_a-0123456789ab")
     return Admission(registry, Limits(4, "float32", 4, 64, 1), ("tiny",), tiny.BOS)
 
 

@@ -86,20 +86,8 @@ def buffers() -> SteeringBuffers:
 
 
 def read(made: SteeringBuffers, site: tuple[int, str], h: torch.Tensor) -> torch.Tensor:
-    layout = made.layout
-    offset = torch.tensor([SITES.index(site) * layout.lanes * layout.slots], dtype=torch.int32)
-    return steer(
-        h,
-        h,
-        made.slots,
-        offset,
-        made.rows,
-        made.absolute,
-        made.relative,
-        made.pool,
-        layout.lanes,
-        layout.slots,
-    )
+    at = SITES.index(site)
+    return steer(h, h, made.rows[at], made.absolute[at], made.relative[at], made.pool)
 
 
 @settings(max_examples=60, deadline=None)
