@@ -170,8 +170,8 @@ def sharing(engine: Engine, block: int = 32) -> dict[str, float]:
 def main() -> None:
     """Run the checks that are named on the command line."""
     family, folder, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
-    layers = {"llama": 4, "gemma3": 4, "qwen2": 3, "qwen3": 3}[family]
-    options: dict[str, Any] = {}
+    layers = {"llama": 4, "gemma3": 4, "gemma3_multimodal": 4, "qwen2": 3, "qwen3": 3}[family]
+    options: dict[str, Any] = {"language_model_only": True} if "multimodal" in family else {}
     if "compiled" in what:
         options["enforce_eager"] = False
     if "chunked" in what:

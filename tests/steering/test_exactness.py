@@ -41,7 +41,7 @@ def run(module: str, *arguments: str, entry_points: Path | None, compiled: bool 
     return found
 
 
-@pytest.fixture(scope="session", params=["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.fixture(scope="session", params=["llama", "qwen2", "qwen3", "gemma3", "gemma3_multimodal"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A tiny model of each family."""
     return request.param, tiny.make(request.param, tmp_path_factory.mktemp(request.param))

@@ -45,7 +45,11 @@ _COMMON: dict[str, Any] = {
 
 
 def config(family: str) -> Any:
-    """Return a small config: ``llama``, ``qwen2``, ``qwen3`` or ``gemma3`` (two sliding layers, one global)."""
+    """Return a small config.
+
+    ``llama``, ``qwen2``, ``qwen3``, ``gemma3`` (sliding layers and a global one), or ``gemma3_multimodal`` (the
+    same inside a checkpoint that has a vision tower too).
+    """
     if family == "llama":
         return transformers.LlamaConfig(num_hidden_layers=4, **_COMMON)
     if family == "qwen2":
@@ -57,6 +61,13 @@ def config(family: str) -> Any:
         return transformers.Gemma3TextConfig(
             num_hidden_layers=4, layer_types=kinds, sliding_window=48, query_pre_attn_scalar=32, **_COMMON
         )
+    if family == "gemma3_multimodal":
+        vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        vision |= {"image_size": 28, "patch_size": 14}
+        return transformers.Gemma3Config(
+            text_config=config("gemma3").to_dict(), vision_config=vision, mm_tokens_per_image=4,
+            boi_token_index=300, eoi_token_index=301, image_token_index=302,
+        )  # fmt: skip
     raise ValueError(family)
 
 
