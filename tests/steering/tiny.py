@@ -62,7 +62,12 @@ def config(family: str) -> Any:
             num_hidden_layers=4, layer_types=kinds, sliding_window=48, query_pre_attn_scalar=32, **_COMMON
         )
     if family == "gemma3_multimodal":
-        vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
         vision |= {"image_size": 28, "patch_size": 14}
         return transformers.Gemma3Config(
             text_config=config("gemma3").to_dict(), vision_config=vision, mm_tokens_per_image=4,
