@@ -22,7 +22,7 @@ test: setup-test check  ## Run the checks and the tests that need no GPU, but fo
 	$(PY) -m pytest -m "not gpu and not slow"
 
 test-steering: setup-test  ## The steering plugin against real servers, many of them: half an hour on two cores
-	$(PY) -m pytest -m "not gpu" tests/steering
+	$(PY) -m pytest -m "not gpu" tests/steering --steering-figures reports/steering_tests.json
 
 chaos: setup-test  ## Kill, cut off and confuse runs by a seeded campaign, and count what is lost: some ten minutes
 	$(PY) -m tests.chaos.campaign --seed 1 --out reports/chaos/campaign.txt

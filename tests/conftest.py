@@ -34,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the conformance tests point."""
     parser.addoption("--server-url", help="A running server for tests/conformance; else one of our own.")
     parser.addoption("--server-key", help="Its API key.")
+    parser.addoption(
+        "--steering-figures", help="A JSON file that the tests of steering write what they measured to."
+    )
 
 
 @pytest.fixture(scope="session")
