@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli import options
+
 
 def compare_command(
     subjects: Annotated[
@@ -18,12 +20,8 @@ def compare_command(
             show_default=False,
         ),
     ] = None,
-    suite: Annotated[
-        list[str] | None, typer.Option(help="Suite by name or folder; repeatable, or separated by commas.")
-    ] = None,
-    adapters: Annotated[
-        list[Path] | None, typer.Option(help="Folder to look adapters up in; repeatable.")
-    ] = None,
+    suite: options.Suites = None,
+    adapters: options.Folders = None,
     run: Annotated[
         str | None, typer.Option(help="Rank a finished run instead, by id or folder; 'last' is the newest.")
     ] = None,
@@ -33,22 +31,15 @@ def compare_command(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Compare runs that differ, and say what differs.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
-    engine: Annotated[str | None, typer.Option(help="server or reference (transformers, float32).")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="A running server; else the detached one, else a server of our own.")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="HARNESS_API_KEY", help="The server's API key.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N stems of each suite.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a request.")] = None,
-    cache: Annotated[
-        bool | None,
-        typer.Option("--cache/--no-cache", help="Take known answers from earlier runs, and keep these."),
-    ] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Where run folders go (reports/runs).")] = None,
+    model: options.Model = None,
+    engine: options.EngineKind = None,
+    base_url: options.BaseUrl = None,
+    api_key: options.ApiKey = None,
+    limit: options.Limit = None,
+    concurrency: options.Concurrency = None,
+    batch_size: options.BatchSize = None,
+    cache: options.Cache = None,
+    output_dir: options.RunsFolder = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the comparison as JSON, alone on stdout.")
     ] = False,

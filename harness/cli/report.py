@@ -30,14 +30,18 @@ Sources = Annotated[
     typer.Argument(help="Run ids, folders of runs or sweeps, result files; 'last' is the newest run."),
 ]
 
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for report.html and figures/; the run's own if there is one.")
+]
+Title = Annotated[str, typer.Option(help="The page's title.")]
+TITLE = "What does the model say about itself?"
+
 
 @app.command(PAGE)
 def page_command(
     sources: Sources,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="Folder for report.html and figures/; the run's own if there is one.")
-    ] = None,
-    title: Annotated[str, typer.Option(help="The page's title.")] = "What does the model say about itself?",
+    output_dir: Output = None,
+    title: Title = TITLE,
 ) -> None:
     """Write one self-contained HTML page, and every figure as SVG and PNG. The word 'page' may be left out.
 

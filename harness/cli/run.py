@@ -9,43 +9,34 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli import options
+
 DEFAULT = "default"
 
 
 def run_command(
-    suite: Annotated[
-        list[str] | None, typer.Option(help="Suite by name or folder; repeatable, or separated by commas.")
-    ] = None,
+    suite: options.Suites = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(
             help="Adapter by name or folder; repeatable, or separated by commas. Base is always scored."
         ),
     ] = None,
-    adapters: Annotated[
-        list[Path] | None, typer.Option(help="Folder to look adapters up in; repeatable.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
-    engine: Annotated[str | None, typer.Option(help="server or reference (transformers, float32).")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="A running server; else the detached one, else a server of our own.")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="HARNESS_API_KEY", help="The server's API key.")
-    ] = None,
+    adapters: options.Folders = None,
+    model: options.Model = None,
+    engine: options.EngineKind = None,
+    base_url: options.BaseUrl = None,
+    api_key: options.ApiKey = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer folder or hub id, if not the model's.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N stems of each suite.")] = None,
+    limit: options.Limit = None,
     seed: Annotated[int | None, typer.Option(help="For resampling only; scores don't depend on it.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a request.")] = None,
+    concurrency: options.Concurrency = None,
+    batch_size: options.BatchSize = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
-    cache: Annotated[
-        bool | None,
-        typer.Option("--cache/--no-cache", help="Take known answers from earlier runs, and keep these."),
-    ] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Where run folders go (reports/runs).")] = None,
+    cache: options.Cache = None,
+    output_dir: options.RunsFolder = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file with these flags as keys; flags win.")
     ] = None,

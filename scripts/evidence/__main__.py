@@ -18,11 +18,13 @@ from scripts.evidence.chaos import chaos
 from scripts.evidence.gpu_steering import gpu_steering
 from scripts.evidence.line import Line
 from scripts.evidence.main_job import fresh_clone, main_job
+from scripts.evidence.report import report
 from scripts.evidence.statistics import statistics
 from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story)  # fmt: skip
+    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report,
+)  # fmt: skip
 
 
 def main(wanted: list[str]) -> int:
