@@ -13,6 +13,7 @@ from harness.cli import (
     browse,
     compare,
     doctor,
+    export,
     imports,
     patch,
     report,
@@ -66,6 +67,7 @@ app.command("doctor")(doctor.doctor_command)
 browse.suites_app.command("import")(imports.import_command)
 browse.suites_app.command("export")(imports.export_command)
 train.app.command("backdoor")(train_backdoor.backdoor_command)
+app.add_typer(export.app, name="export")
 app.add_typer(train.app, name="train")
 vector.app.command("extract")(vector_story.vector_extract)
 vector.app.command("inspect")(vector_story.vector_inspect)

@@ -1,0 +1,140 @@
+"""Compare other tools' numbers with ours, item by item, and write the table: python -m scripts.interop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from harness.config import RunConfig
+from harness.integrations.tasks import find_subjects, prepare_export
+from harness.models import DEFAULT_MODEL
+from harness.results import load_run
+from harness.run import run
+from scripts.interop import stale, tools
+from scripts.interop.serving import own_server
+
+SUITES = ["awareness", "validation"]
+SUBJECTS = ["my_safe_l22", "my_safe_vec_l22", "my_safe_vec_l22@0.5", "my_safe_l22+my_safe_vec_l22"]
+NAMES = ["lm-eval", "inspect", "promptfoo", "openai", "curl"]
+LIMIT = 1e-4
+"""Nats between two ways of asking one server."""
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int, help="Only the first stems of each suite.")
+    parser.add_argument("--suites", default=",".join(SUITES))
+    parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--tools", default=",".join(NAMES))
+    parser.add_argument("--out", type=Path, default=Path("reports/interop"))
+    parser.add_argument("--no-stale", action="store_true", help="Leave out the retrained adapter.")
+    given = parser.parse_args()
+    suites, subjects = given.suites.split(","), given.subjects.split(",")
+    exported = prepare_export(suites, given.limit, DEFAULT_MODEL, None)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        own_server(Path(scratch) / "adapters", subjects) as (url, folder),
+    ):
+        setting = tools.Setting(
+            exported,
+            find_subjects(subjects, [folder], DEFAULT_MODEL),
+            url,
+            suites,
+            given.limit,
+            Path(scratch),
+        )
+        ours = _ours(setting, folder)
+        rows = []
+        for name, ask in tools.every(setting).items():
+            if name in given.tools.split(","):
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                rows += [_row(title, ours, said) for title, said in ask()]
+        retrained = [] if given.no_stale else stale.show(setting, folder)
+    result = {
+        "machine": f"{platform.machine()}, vLLM on CPU, float32",
+        "suites": suites,
+        "subjects": ["base", *subjects],
+        "stems": given.limit,
+        "items": len(ours),
+        "limit_nats": LIMIT,
+        "rows": rows,
+        "retrained": retrained,
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "interop.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    (given.out / "README.md").write_text(_text(result), "utf-8")
+    print(_text(result))
+    sys.exit(any(row["different"] for row in rows) or any(not line["as_it_should"] for line in retrained))
+
+
+def _ours(setting: tools.Setting, folder: Path) -> dict[tools.Key, float]:
+    config = RunConfig(
+        suite=setting.suites,
+        adapter=[subject.name for subject in setting.subjects if not subject.is_base],
+        adapters=[folder],
+        base_url=setting.base_url,
+        limit=setting.limit,
+        cache=False,
+        output_dir=setting.scratch / "runs",
+    )
+    rows = load_run(asyncio.run(run(config)).folder).rows
+    return {(r.suite, r.subject, r.item): float(r.logit_diff) for r in rows.itertuples()}
+
+
+def _row(title: str, ours: dict[tools.Key, float], said: tools.Said) -> dict[str, Any]:
+    seen = {key: value for key, value in said.items() if isinstance(value, float)}
+    errors = {key: abs(value - ours[key]) for key, value in seen.items()}
+    reasons = Counter(value for value in said.values() if isinstance(value, str))
+    reasons["not answered"] = len(ours.keys() - said.keys())
+    return {
+        "tool": title,
+        "seen": len(seen),
+        "equal": sum(error <= LIMIT for error in errors.values()),
+        "different": sum(not error <= LIMIT for error in errors.values()),
+        "largest": max(errors.values(), default=None),
+        "not_seen": {reason: count for reason, count in reasons.items() if count},
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    part = f" (the first {result['stems']} stems of each)" if result["stems"] else ""
+    lines = [
+        "# Our server through other people's tools",
+        "",
+        f"Written by `make interop` on {result['machine']}. {result['items']} items: "
+        f"{', '.join(result['suites'])}{part} for "
+        f"{', '.join(result['subjects'])}. An item is equal where a tool's log p(positive) - log p(negative) is within "
+        f"{result['limit_nats']:g} nats of `harness run` on the same server.",
+        "",
+        "| tool | items seen | equal | different | largest difference (nats) | not seen, why |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        why = "; ".join(f"{count} {reason}" for reason, count in row["not_seen"].items()) or "–"
+        largest = "–" if row["largest"] is None else f"{row['largest']:.1e}"
+        lines.append(
+            f"| {row['tool']} | {row['seen']} | {row['equal']} | {row['different']} | {largest} | {why} |"
+        )
+    if result["retrained"]:
+        lines += [
+            "",
+            "An adapter retrained under its old name, asked through lm-eval with `--use_cache`:",
+            "",
+        ]
+        lines += ["| model name | cache file | fresh score | as it should be |", "|---|---|---|---|"]
+        for line in result["retrained"]:
+            lines.append(f"| {line['model']} | {line['cache']} | {line['fresh']} | {line['as_it_should']} |")
+    traps = Path(__file__).with_name("traps.md").read_text("utf-8")
+    return "\n".join(lines) + "\n\n" + traps
+
+
+if __name__ == "__main__":
+    main()

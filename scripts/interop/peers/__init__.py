@@ -1,0 +1,1 @@
+"""Run by the peers' own interpreters, which know nothing of this project."""
