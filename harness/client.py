@@ -200,6 +200,18 @@ class ScoringClient:
         await self._post("/v1/unload_lora_adapter", {"lora_name": name})
         self._models = (await self._get("/v1/models"))["data"]
 
+    async def can_load_lora(self) -> bool:
+        """Whether the server has vLLM's route for loading adapters; an empty body is refused there, 404 elsewhere."""
+        try:
+            await self._told(
+                lambda: self._openai.post(f"{self.base_url}/v1/load_lora_adapter", body={}, cast_to=object)
+            )
+        except _NoRouteError:
+            return False
+        except ServerError as e:
+            return not isinstance(e, GoneError)
+        return True
+
     def model_name(self, subject: Subject) -> str:
         """The model name to ask for a subject."""
         return subject.served_name or self.base_name
@@ -253,6 +265,18 @@ class ScoringClient:
                 f"earlier ones from '{self._system_fingerprint}'."
             )
         return [_read_choice(choice, request) for choice, request in _paired(response.choices, batch)]
+
+    async def generate(self, subject: Subject, body: dict[str, Any]) -> tuple[str, str | None]:
+        """Return a sampled text and why it ended, for a body with ``prompt`` or ``messages``."""
+        path = "chat/completions" if "messages" in body else "completions"
+        body = {"model": self.model_name(subject), **body}
+        async with self._slots:
+            answer: Any = await self._retry(
+                lambda: self._openai.post(f"{self.base_url}/v1/{path}", body=body, cast_to=object)
+            )
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] if "messages" in body else choice["text"]
+        return str(text or ""), choice.get("finish_reason")
 
     async def _get(self, path: str, absent: Any = None, *, patient: bool = False) -> Any:
         """GET JSON; ``absent`` is returned where the server has no such route."""
@@ -344,7 +368,10 @@ def _read_choice(choice: Any, request: ScoreRequest) -> NextToken:
     for token in request.token_ids:
         value = by_token.get(f"token_id:{token}")
         if value is None:
-            raise ServerError(f"The server left out the log-probability of token {token}.")
+            raise ServerError(
+                f"The server left out the log-probability of token {token}: a vLLM that knows logprob_token_ids is "
+                "needed (harness doctor --base-url says what works)."
+            )
         found[token] = _checked(value, token)
     name = str(logprobs.tokens[0])
     if not name.startswith("token_id:"):

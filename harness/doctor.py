@@ -26,7 +26,7 @@ from harness.models import DEFAULT_MODEL, MODELS, is_prepared, verify
 from harness.paths import cache_dir
 from harness.plan import encode_suite
 from harness.prompts import Encoded, PromptBuilder, load_tokenizer
-from harness.scoring import Engine, request_for, score_item
+from harness.scoring import Engine, ScoreRequest, request_for, score_item
 from harness.subject import BASE
 
 Status = Literal["pass", "warn", "fail"]
@@ -142,6 +142,8 @@ async def _server(base_url: str | None, api_key: str | None, model: str) -> Asyn
     async with ScoringClient(url, api_key=api_key) as client:
         await client.connect()
         yield _described(client)
+        for finding in await stock_findings(client):
+            yield finding
         place, info = served_model_info(client, model)
         client.tokenizer = load_tokenizer(place)
         yield await _tokens(client)
@@ -178,6 +180,39 @@ def _described(client: ScoringClient) -> Finding:
         cure = "start it with: harness serve (its flags compute the head in float32)"
         return Finding("server", "warn", f"{text}: a head in {info['head_dtype']} rounds the logits", cure)
     return Finding("server", "pass", text)
+
+
+async def stock_findings(client: ScoringClient) -> list[Finding]:
+    """Say what works on a server without our plugin, by asking it; nothing for a server that has it."""
+    if "dtype" in client.info:
+        return []
+    cure = "start one with: harness serve"
+    found = []
+    try:
+        answer = [a async for a in client.score(BASE, [ScoreRequest((1, 2, 3), (5, 7))])]
+        known = len(answer) == 1
+    except ServerError as e:
+        found.append(Finding("base scoring", "fail", f"answers can't be asked for by token id ({e})", cure))
+        known = False
+    if known:
+        found.append(
+            Finding("base scoring", "pass", "logprob_token_ids is known: the base model can be scored")
+        )
+    loaded, can_load = sorted(client.loaded), await client.can_load_lora()
+    told = f"serves {', '.join(loaded)}" if loaded else "serves none"
+    if known and can_load:
+        text = f"{told}, and loads more while it runs; unchecked which modules it wraps: each is proved on a probe"
+        found.append(Finding("LoRA", "pass", text))
+    elif known and loaded:
+        text = f"{told}; harness run needs content-addressed names, so only an adapter served as NAME-HASH is used"
+        found.append(Finding("LoRA", "warn", text, "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"))
+    else:
+        how = "--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+        found.append(Finding("LoRA", "warn", f"{told} and can't load any", f"start it with {how}"))
+    if not client.steering:
+        text = "steering vectors, canaries' fingerprints and the answer cache need the plugin: refused or switched off"
+        found.append(Finding("plugin", "warn", text, cure))
+    return found
 
 
 async def _tokens(client: ScoringClient) -> Finding:

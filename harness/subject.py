@@ -110,10 +110,20 @@ def resolve_subjects(
     return subjects
 
 
+def subject_folders(name: str, folders: list[Path], model: ModelInfo) -> list[Path]:
+    """Return the folders of what a subject's name stands for; none for base.
+
+    Raises:
+        InputError: an unknown name.
+
+    """
+    return [] if name == BASE_NAME else [place for _, place in _places(name, folders, model)]
+
+
 def _subject(name: str, folders: list[Path], model: ModelInfo, digest: str | None) -> Subject:
     adapters: list[Adapter] = []
     steering: list[Steered] = []
-    for term, place in _places(name, folders):
+    for term, place in _places(name, folders, model):
         if (place / VECTOR_CONFIG).is_file():
             vector = read_vector(place)
             check_base(vector, model, digest)
@@ -129,8 +139,12 @@ def _subject(name: str, folders: list[Path], model: ModelInfo, digest: str | Non
     return Subject(name, adapters[0] if adapters else None, tuple(steering))
 
 
-def _places(name: str, folders: list[Path]) -> list[tuple[Term, Path]]:
+def _places(name: str, folders: list[Path], model: ModelInfo) -> list[tuple[Term, Path]]:
     """Return each term of a name and the folder that it stands for."""
+    if name.lower().endswith(".gguf"):
+        from harness.owned import gguf_folders
+
+        return [(Term(place.name), place) for place in gguf_folders(Path(name), model)]
     if "/" in name or name.startswith("."):
         path = Path(name)
         if not any((path / config).is_file() for config in (LORA_CONFIG, VECTOR_CONFIG)):

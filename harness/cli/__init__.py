@@ -10,6 +10,7 @@ import typer
 
 from harness.cli import (
     adapters,
+    ask,
     browse,
     compare,
     doctor,
@@ -62,6 +63,7 @@ app.command("compare")(compare.compare_command)
 app.command("view")(report.view_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("patch")(patch.patch_command)
+app.command("ask")(ask.ask_command)
 app.command("serve")(serve.serve_command)
 app.command("doctor")(doctor.doctor_command)
 browse.suites_app.command("import")(imports.import_command)

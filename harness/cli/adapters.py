@@ -80,6 +80,30 @@ def adapters_show(name: Name, adapters: Folders = None, as_json: AsJson = False)
             typer.echo(f"{key}: {value}")
 
 
+@app.command("add")
+def adapters_add(
+    source: Annotated[Path, typer.Argument(help="PEFT LoRA folder, vector folder or .gguf control vector.")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name here; the folder's or file's by default.")
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Folder of your adapters.")] = Path("my_adapters"),
+    model: Annotated[str | None, typer.Option(help="Base model: embedded, a folder or a hub id.")] = None,
+) -> None:
+    """Check an adapter of your own against its base model and copy it where --adapters finds it.
+
+    Example: harness adapters add ~/checkpoints/my_lora --name my_lora
+    """
+    from harness.modelinfo import model_info
+    from harness.models import DEFAULT_MODEL
+    from harness.owned import add, trained_on
+
+    made = add(source, name, output_dir, model_info(model or DEFAULT_MODEL))
+    for artifact in made:
+        typer.echo(f"{artifact.path}: {trained_on(artifact)}")
+    use = "+".join(artifact.name for artifact in made)
+    typer.echo(f"Next: harness run --suite awareness --adapters {output_dir} --adapter {use}")
+
+
 @app.command("card")
 def adapters_card(name: Name, adapters: Folders = None) -> None:
     """Print an adapter's card, Markdown, as the training that made it wrote it.

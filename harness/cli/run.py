@@ -97,6 +97,7 @@ def run_command(
         return
     from rich.console import Console
 
+    from harness.owned import own_adapters
     from harness.report import terminal
 
     console = Console(width=terminal.WIDTH, highlight=False)
@@ -112,6 +113,8 @@ def run_command(
         console.print(terminal.SCALES_LEGEND, style="dim", highlight=False)
     for name, reasons in finished.results["invalid_items"].items():
         console.print(f"{name}: {len(reasons)} items left out: {reasons[0]}", style="yellow")
+    for line in own_adapters(settings):
+        typer.echo(line)
     sys.stdout.write(f"Results: {finished.folder}\n")
 
 

@@ -148,6 +148,8 @@ def stem_interval() -> Metric:
 
     def compute(scores: list[SampleScore]) -> dict[str, str | int | float | bool | None]:
         interval = stats.mean_interval(*_by_stem(scores))
+        if interval.low is None:
+            return {}
         return {"ci_low": interval.low, "ci_high": interval.high}
 
     return compute

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.choices import Choice, Format, read_choices, render
 from harness.errors import InputError
-from harness.evalset import Card, Item, with_defaults
+from harness.evalset import Card, Item, load_suite, with_defaults
 from harness.jsonl import read_yaml
 from harness.paths import data_dir
 from harness.prompts import PromptBuilder
@@ -46,10 +46,15 @@ def questions_file() -> Path:
 def load_questions(file: Path, split: str, how: Format, builder: PromptBuilder) -> list[Question]:
     """Encode a split's questions in the template of the suite that validates them.
 
+    ``file`` holds choices, or is the ``items.jsonl`` of a suite that ``harness suites import --split`` made: its
+    siblings ``NAME_train``, ``NAME_development`` and ``NAME_test`` are the splits, asked as their cards say.
+
     Raises:
         InputError: no question of that split, or one whose answers aren't single tokens.
 
     """
+    if (file.parent / "suite.yaml").is_file():
+        return _imported(file, split, builder)
     questions = []
     for choice in read_choices(file):
         if choice.split == split:
@@ -76,3 +81,26 @@ def encode_item(item: Item, how: Format, builder: PromptBuilder) -> Example:
 @cache
 def _card(how: Format) -> Card:
     return read_yaml(data_dir("evalsets") / _FORMAT_SUITES[how] / "suite.yaml", Card)
+
+
+def _imported(file: Path, split: str, builder: PromptBuilder) -> list[Question]:
+    """Encode a split of an imported suite; a question asked in one order counts as both."""
+    name, mark, _ = file.parent.name.rpartition("_")
+    folder = file.parent.with_name(f"{name}_{split}")
+    if not mark or not folder.is_dir():
+        raise InputError(
+            f"{file}: has no split '{split}' ({folder} is missing); make them by suites import --split."
+        )
+    asked: dict[str, list[Example]] = {}
+    for item in load_suite(folder).items:
+        encoded = builder.encode(item)
+        example = Example(encoded.prompt_ids, encoded.positive_ids[0], encoded.negative_ids[0])
+        asked.setdefault(item.stem, []).append(example)
+    # Of a choice only its identity is used in training.
+    return [
+        Question(
+            Choice.model_construct(id=stem, domain="imported", split=split),  # type: ignore[arg-type]
+            (examples[0], examples[-1]),
+        )
+        for stem, examples in asked.items()
+    ]

@@ -40,8 +40,11 @@ def lm_eval() -> Path:
 
 
 def inspect() -> Path:
-    """Return Inspect's interpreter; our package is in it, for its tasks."""
-    return python_environment("inspect", [f"inspect-ai=={versions()['inspect-ai']}", str(ROOT)])
+    """Return Inspect's interpreter; our package, as it is now, is in it, for its tasks."""
+    python = python_environment("inspect", [f"inspect-ai=={versions()['inspect-ai']}", str(ROOT)])
+    again = ["install", "-q", "--no-deps", "--force-reinstall", str(ROOT)]
+    subprocess.run([str(python.with_name("pip")), *again], check=True)
+    return python
 
 
 def openai() -> Path:

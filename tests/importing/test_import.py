@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from harness.evalset import Item, load_suite
 from harness.importing.suite import Understood, Wanted, card_for, export_text, read_file, write_suite
+from harness.prompts import PromptBuilder, load_tokenizer
+from harness.training.data import load_questions
 from tests.conftest import run_cli
 from tests.importing.test_malformed import CHAT, HEAD, USER, WRITTEN, dump, talk
 
@@ -241,6 +243,14 @@ def test_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
     check = run_cli("suites", "check", made[0]["folder"], "--model", "smollm2-135m-instruct")
     assert check.returncode == 0
     assert "to be filled in" in check.stdout
+    train = Path(made[0]["folder"]) / "items.jsonl"
+    builder = PromptBuilder(load_tokenizer(str(embedded_model)))
+    questions = {split: load_questions(train, split, "letter", builder) for split in ("train", "test")}
+    assert {split: len(found) for split, found in questions.items()} == {"train": 14, "test": 4}
+    for question in questions["train"]:
+        first, second = question.orders
+        assert (first.positive_id, first.negative_id) == (second.negative_id, second.positive_id)
+        assert first.prompt_ids != second.prompt_ids
     again = run_cli(*arguments, "--split")
     assert again.returncode == 2
     assert "exists already" in again.stderr
