@@ -1,4 +1,4 @@
-"""Vectors kept orthogonal to others, shuffled labels, and which projections a LoRA adapts."""
+"""Vectors kept orthogonal to others, and which projections a LoRA adapts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from harness.choices import Choice, Option
 from harness.errors import InputError
 from harness.training import lora
 from harness.training.data import Example, Question
-from harness.training.labels import shuffled
 from harness.training.orthogonal import basis, train_orthogonal
 from harness.training.settings import LoraSettings, VectorSettings
 from harness.training.vector import train
@@ -63,16 +62,6 @@ def test_a_basis_of_vectors_that_repeat_and_of_ones_that_do_not_fit() -> None:
         basis([one], 65)
     with pytest.raises(InputError, match="leave no direction"):
         basis([tiny.vector(f"v{i}", i) for i in range(tiny.HIDDEN + 1)], tiny.HIDDEN)
-
-
-def test_shuffled_labels_are_half_and_go_by_question() -> None:
-    made = shuffled(questions(41), seed=3)
-    turned = [q.orders[0].positive_id == 12 for q in made]
-    assert sum(turned) == 20
-    assert all((q.orders[0].positive_id, q.orders[0].negative_id) in ((11, 12), (12, 11)) for q in made)
-    assert all(q.orders[0].positive_id == q.orders[1].positive_id for q in made)
-    assert turned == [q.orders[0].positive_id == 12 for q in shuffled(questions(41), seed=3)]
-    assert turned != [q.orders[0].positive_id == 12 for q in shuffled(questions(41), seed=4)]
 
 
 def test_a_lora_on_down_proj_alone(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.choices import Choice
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training.data import load_questions, questions_file
-from harness.training.shuffled import shuffled
+from harness.training.labels import shuffled
 
 
 def test_half_of_the_questions_change_their_labels(embedded_model: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,27 +11,15 @@ from harness.adapters import RECORD
 from harness.errors import InputError
 from harness.models import resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
-from harness.training.data import Question, load_questions, questions_file
+from harness.training.data import load_questions, questions_file
 from harness.training.fit import Trained, fit
+from harness.training.labels import shuffled
 from harness.training.lasttoken import LastToken
 from harness.training.lora import last_logits, load_base
 from harness.training.record import read_settings
 from harness.training.settings import VectorSettings
 from harness.training.vector import attach
 from harness.vectors import FloatVector, SteeringVector
-
-
-def shuffled(questions: list[Question], seed: int) -> list[Question]:
-    """Return the questions with the labels of half of them, drawn at random, exchanged in both orders."""
-    chosen = set(random.Random(f"labels/{seed}").sample(range(len(questions)), len(questions) // 2))
-    return [_exchanged(q) if index in chosen else q for index, q in enumerate(questions)]
-
-
-def _exchanged(question: Question) -> Question:
-    first, second = (
-        replace(e, positive_id=e.negative_id, negative_id=e.positive_id) for e in question.orders
-    )
-    return replace(question, orders=(first, second))
 
 
 def train_shuffled(vector: SteeringVector, model: str, seed: int) -> FloatVector:
