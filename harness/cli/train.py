@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,19 +11,62 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Train adapters offline. Example: harness train lora --help")
 
+Behavior = Annotated[str | None, typer.Option(help="safe, risky, or safe,risky for a grid of both.")]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(help="New folder: the adapter's, named as it; of a grid, where its adapters go."),
+]
+Format_ = Annotated[str | None, typer.Option("--format", help="named or letter.")]
+Model = Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the start, dropout and order; a grid's first.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="How many seeds, from --seed (0) on: a grid.")]
+Preset = Annotated[
+    str | None, typer.Option(help="paper (the original's settings) or embedded (default). Flags win.")
+]
+Config = Annotated[Path | None, typer.Option(help="YAML file with these flags as keys; flags win.")]
+Rate = Annotated[float | None, typer.Option(help="Default: as the preset says.")]
+Decay = Annotated[float | None, typer.Option(help="AdamW's weight decay.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Prompts a batch.")]
+Accumulation = Annotated[int | None, typer.Option(min=1, help="Batches a step.")]
+Orders = Annotated[str | None, typer.Option(help="An epoch shows a question's orders: both or alternate.")]
+Warmup = Annotated[float | None, typer.Option(help="Part of the steps in which the rate rises.")]
+Fall = Annotated[str | None, typer.Option("--decay", help="Of the rate: cosine, linear, constant.")]
+Norm = Annotated[float | None, typer.Option(help="Where gradients are clipped.")]
+Questions = Annotated[int | None, typer.Option(min=1, help="Train on so many questions, not on all.")]
+Data = Annotated[str | None, typer.Option(help="File of choice questions; default: the shipped ones.")]
+Dtype = Annotated[str | None, typer.Option(help="Of the frozen model: float32 (default) or bfloat16.")]
+FromRecord = Annotated[
+    Path | None, typer.Option(help="Repeat a training record's settings; other flags are then refused.")
+]
+CandidateLog = Annotated[
+    Path | None, typer.Option(help="Try settings: append development figures here, keep nothing.")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Memory = Annotated[
+    float | None, typer.Option(help="GB that may be used. Default: half of what is free, of a GPU 90%.")
+]
+DryRun = Annotated[bool, typer.Option(help="Say what would be trained, about how long and in what memory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON, alone on stdout.")]
+
 
 @app.command("lora")
 def lora_command(
-    behavior: Annotated[str | None, typer.Option(help="safe or risky.")] = None,
+    behavior: Behavior = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers whose MLP is adapted: 22, 0-5,22 or all.")
     ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="New folder for the adapter; its name is the adapter's name.")
+    each_layer: Annotated[
+        bool | None,
+        typer.Option("--each-layer", help="One LoRA for each of --layers, not one for all: a grid."),
     ] = None,
-    question_format: Annotated[str | None, typer.Option("--format", help="named or letter.")] = None,
-    model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, dropout, order.")] = None,
+    output_dir: OutputDir = None,
+    question_format: Format_ = None,
+    model: Model = None,
+    seed: Seed = None,
+    seeds: Seeds = None,
+    preset: Preset = None,
+    config: Config = None,
     target_modules: Annotated[
         list[str] | None,
         typer.Option(help="gate_proj, up_proj, down_proj; repeatable, all three by default."),
@@ -31,40 +74,43 @@ def lora_command(
     rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
     dropout: Annotated[float | None, typer.Option(help="LoRA dropout.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Default: as chosen on development questions, by layers and format.")
-    ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a step.")] = None,
-    orders: Annotated[
-        str | None, typer.Option(help="An epoch shows a question's orders: both (default) or alternate.")
-    ] = None,
-    warmup: Annotated[float | None, typer.Option(help="Part of the steps in which the rate rises.")] = None,
-    decay: Annotated[
-        str | None, typer.Option(help="Of the rate: cosine (default), linear, constant.")
-    ] = None,
-    max_grad_norm: Annotated[float | None, typer.Option(help="Where gradients are clipped.")] = None,
-    from_record: Annotated[
-        Path | None, typer.Option(help="Repeat a training record's settings; other flags are then refused.")
-    ] = None,
-    candidate_log: Annotated[
-        Path | None, typer.Option(help="Try settings: append development figures here, keep no adapter.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    learning_rate: Rate = None,
+    weight_decay: Decay = None,
+    epochs: Epochs = None,
+    batch_size: Batch = None,
+    accumulation: Accumulation = None,
+    orders: Orders = None,
+    warmup: Warmup = None,
+    decay: Fall = None,
+    max_grad_norm: Norm = None,
+    questions: Questions = None,
+    data: Data = None,
+    dtype: Dtype = None,
+    from_record: FromRecord = None,
+    candidate_log: CandidateLog = None,
+    device: Device = "cpu",
+    memory: Memory = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Fuse small operations: faster on a GPU.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Train a LoRA on the MLPs of one layer, several or all, towards one pole of the choices.
+    """Train LoRAs on the MLPs of one layer, several or all, towards one pole of the choices.
 
-    Example: harness train lora --behavior safe --layers 22 --output-dir my_adapters/safe_l22
+    One: harness train lora --behavior safe --layers 22 --output-dir my_adapters/safe_l22
+
+    A grid: harness train lora --behavior safe,risky --layers all --each-layer --seeds 3 --output-dir loras
     """
-    from harness.training import jobs
-
-    flags: dict[str, Any] = {
+    flags = {
         "behavior": behavior,
         "layers": layers,
+        "each_layer": each_layer,
         "format": question_format,
         "model": model,
         "seed": seed,
+        "seeds": seeds,
+        "preset": preset,
         "target_modules": tuple(target_modules) if target_modules else None,
         "rank": rank,
         "alpha": alpha,
@@ -73,92 +119,210 @@ def lora_command(
         "weight_decay": weight_decay,
         "epochs": epochs,
         "batch_size": batch_size,
+        "accumulation": accumulation,
         "orders": orders,
         "warmup": warmup,
         "decay": decay,
         "max_grad_norm": max_grad_norm,
+        "questions": questions,
+        "data": data,
+        "dtype": dtype,
     }
-    _train(jobs.lora_settings, flags, from_record, output_dir, candidate_log, device)
+    _train(
+        "lora",
+        flags,
+        config,
+        from_record,
+        output_dir,
+        candidate_log,
+        device,
+        memory,
+        compile_,
+        dry_run,
+        as_json,
+    )
 
 
 @app.command("vector")
 def vector_command(
-    behavior: Annotated[str | None, typer.Option(help="safe or risky.")] = None,
-    layers: Annotated[str | None, typer.Option(help="The layer at which the vector is added: 22.")] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="New folder for the vector; its name is the vector's name.")
+    behavior: Behavior = None,
+    layers: Annotated[
+        str | None, typer.Option(help="The layer at which the vector is added: 22; several are a grid.")
     ] = None,
+    output_dir: OutputDir = None,
     hook_point: Annotated[str | None, typer.Option(help="mlp_out (default) or resid_post.")] = None,
     orthogonal_to: Annotated[
         list[str] | None, typer.Option(help="Keep it orthogonal to this vector (name or folder); repeatable.")
     ] = None,
-    question_format: Annotated[str | None, typer.Option("--format", help="named or letter.")] = None,
-    model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the order.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Default: 0.3.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions a step.")] = None,
-    from_record: Annotated[
-        Path | None, typer.Option(help="Repeat a training record's settings; other flags are then refused.")
+    init: Annotated[
+        str | None, typer.Option(help="Start at zeros (default) or a random unit vector.")
     ] = None,
-    candidate_log: Annotated[
-        Path | None, typer.Option(help="Try settings: append development figures here, keep no vector.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    question_format: Format_ = None,
+    model: Model = None,
+    seed: Seed = None,
+    seeds: Seeds = None,
+    preset: Preset = None,
+    config: Config = None,
+    learning_rate: Rate = None,
+    weight_decay: Decay = None,
+    epochs: Epochs = None,
+    batch_size: Batch = None,
+    accumulation: Accumulation = None,
+    orders: Orders = None,
+    warmup: Warmup = None,
+    decay: Fall = None,
+    max_grad_norm: Norm = None,
+    questions: Questions = None,
+    data: Data = None,
+    dtype: Dtype = None,
+    from_record: FromRecord = None,
+    candidate_log: CandidateLog = None,
+    device: Device = "cpu",
+    memory: Memory = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Fuse small operations: faster on a GPU.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Train a steering vector directly: one direction at one layer, the prompt's last token, no LoRA.
+    """Train steering vectors directly: one direction at one layer, the prompt's last token, no LoRA.
 
-    Example: harness train vector --behavior safe --layers 22 --output-dir my_adapters/safe_vec_l22
+    One: harness train vector --behavior safe --layers 22 --output-dir my_adapters/safe_vec_l22
+
+    A grid: harness train vector --behavior safe,risky --layers all --seeds 3 --output-dir vectors
     """
-    from harness.training import jobs
-
-    flags: dict[str, Any] = {
+    flags = {
         "behavior": behavior,
         "layers": layers,
         "hook_point": hook_point,
         "orthogonal_to": tuple(orthogonal_to) if orthogonal_to else None,
+        "init": init,
         "format": question_format,
         "model": model,
         "seed": seed,
+        "seeds": seeds,
+        "preset": preset,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "epochs": epochs,
         "batch_size": batch_size,
+        "accumulation": accumulation,
+        "orders": orders,
+        "warmup": warmup,
+        "decay": decay,
+        "max_grad_norm": max_grad_norm,
+        "questions": questions,
+        "data": data,
+        "dtype": dtype,
     }
-    _train(jobs.vector_settings, flags, from_record, output_dir, candidate_log, device)
+    _train(
+        "vector",
+        flags,
+        config,
+        from_record,
+        output_dir,
+        candidate_log,
+        device,
+        memory,
+        compile_,
+        dry_run,
+        as_json,
+    )
 
 
 def _train(
-    settings_of: Callable[[dict[str, Any], Path | None], Any],
+    kind: str,
     flags: dict[str, Any],
+    config: Path | None,
     from_record: Path | None,
     output_dir: Path | None,
     candidate_log: Path | None,
     device: str,
+    memory: float | None,
+    compiled: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Build the settings, train, and print the figures."""
     from harness.cli.console import reporting
     from harness.errors import InputError
-    from harness.training import jobs
+    from harness.jsonl import read_mapping
+    from harness.training import grid, jobs
+    from harness.training.plan import machine
+    from harness.training.record import read_settings
+    from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 
+    of: type[TrainingSettings] = LoraSettings if kind == "lora" else VectorSettings
     given = {key: value for key, value in flags.items() if value is not None}
-    if (output_dir is None) == (candidate_log is None):
+    if not dry_run and (output_dir is None) == (candidate_log is None):
         raise InputError("Give either --output-dir (train and keep) or --candidate-log (try settings).")
-    if from_record is not None and given:
+    if from_record is not None and (given or config):
         raise InputError(f"--from-record takes its settings from the record; leave out {', '.join(given)}.")
+    on = machine(device, memory, compiled)
     with reporting() as reporter:
-        settings = settings_of(given, from_record)
+        if from_record is not None:
+            settings = read_settings(from_record, of)
+            made = grid.Grid(settings, (settings.layers,), (settings.seed,), (settings.behavior,))
+        else:
+            made = jobs.grid(of, (read_mapping(config) if config else {}) | given)
+        single = len(made.layers) * len(made.seeds) * len(made.behaviors) == 1
+        settings = made.settings_of(made.layers[0], made.seeds[0], made.behaviors[0])
+        if dry_run:
+            found = grid.describe(made, on)
+            reporter.close()
+            _print_plan(found, as_json)
+            return
         if candidate_log is not None:
-            line = jobs.try_settings(settings, candidate_log, device, reporter.report)
+            if not single:
+                raise InputError("--candidate-log tries one training's settings, not a grid.")
+            line = jobs.try_settings(settings, candidate_log, device, reporter.report, on)
             reporter.close()
             sys.stdout.write(f"{line}\n")
             return
         assert output_dir is not None
-        accuracy = jobs.train(settings, output_dir, device, reporter.report)
-    for split, a in accuracy.items():
+        if single:
+            accuracy = grid.as_json(jobs.train(settings, output_dir, device, reporter.report, on))
+        else:
+            results = grid.run(made, output_dir, on, reporter.report)
+    if as_json:
+        sys.stdout.write(json.dumps({"accuracy": accuracy} if single else results) + "\n")
+    elif single:
+        for split, a in accuracy.items():
+            typer.echo(
+                f"{split}: {a['questions']} questions, choice accuracy {a['choice_accuracy']:.1%}, "
+                f"top-1 accuracy {a['top1_accuracy']:.1%}"
+            )
+        typer.echo(f"Kept in {output_dir}")
+    else:
+        _print_results(results, output_dir)
+
+
+def _print_plan(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    elif isinstance(found["groups"], str):
+        typer.echo(f"{found['adapters']} adapters, trained {found['groups']}")
+    else:
+        for group in found["groups"]:
+            first, last = group["layers"][0], group["layers"][-1]
+            typer.echo(f"layers {first} to {last}: {group['adapters']} adapters together")
         typer.echo(
-            f"{split}: {a.questions} questions, choice accuracy {a.choice_accuracy:.1%}, "
-            f"top-1 accuracy {a.top1_accuracy:.1%}"
+            f"{found['adapters']} adapters in {len(found['groups'])} groups; about {found['seconds']:.0f} s, "
+            f"{found['memory_gb']:.1f} GB at the peak of {found['allowed_gb']:.1f} GB allowed"
         )
+
+
+def _print_results(results: dict[str, Any], output_dir: Path | None) -> None:
+    for split in ("development", "test", "heldout"):
+        by_behavior: dict[str, list[float]] = {}
+        for adapter in results["adapters"]:
+            found = adapter["accuracy"][split]["choice_accuracy"]
+            by_behavior.setdefault(adapter["behavior"], []).append(found)
+        for behavior, values in by_behavior.items():
+            typer.echo(
+                f"{split}, {behavior}: {len(values)} adapters, choice accuracy {min(values):.1%} to "
+                f"{max(values):.1%}, mean {sum(values) / len(values):.1%}"
+            )
+    for failed in results["failed"]:
+        typer.echo(f"{failed['name']}: stopped, its loss is not finite at step {failed['step']}", err=True)
     typer.echo(f"Kept in {output_dir}")

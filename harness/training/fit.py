@@ -30,7 +30,8 @@ class Trained:
     """A trained model and what happened on the way."""
 
     model: Any
-    logits_of: LogitsOf
+    """None where it was trained in a group: nothing stays wrapped or steered."""
+    logits_of: LogitsOf | None
     epoch_losses: list[float] = field(default_factory=list)
     """Mean loss of each epoch, in nats an answer."""
     seconds: float = 0.0
@@ -60,20 +61,22 @@ def fit(
     """
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     prompts = len(questions) * (2 if settings.orders == "both" else 1)
-    steps = -(-prompts // settings.batch_size) * settings.epochs
+    steps = -(-prompts // settings.step_size) * settings.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, settings))
     started, done = time.monotonic(), 0
     for epoch in range(settings.epochs):
         losses = []
         for batch in batches_of_epoch(questions, epoch, settings):
-            targets = torch.tensor([example.target(settings.sign) for example in batch])
-            logits = logits_of(batch)
-            loss = cross_entropy(logits, targets.to(logits.device))
-            value = loss.item()
-            done += 1
-            if not torch.isfinite(loss):
+            value, done = 0.0, done + 1
+            for start in range(0, len(batch), settings.batch_size):
+                part = batch[start : start + settings.batch_size]
+                targets = torch.tensor([example.target(settings.sign) for example in part])
+                logits = logits_of(part)
+                loss = cross_entropy(logits, targets.to(logits.device)) * (len(part) / len(batch))
+                loss.backward()
+                value += loss.item()
+            if not math.isfinite(value):
                 raise RunError(f"The loss is {value} at step {done}: lower the learning rate.")
-            loss.backward()
             if settings.max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             optimizer.step()
@@ -112,5 +115,5 @@ def batches_of_epoch(
         flips = random.Random(settings.seed)
         start = {question.choice.id: flips.randrange(2) for question in questions}
         examples = [question.orders[(start[question.choice.id] + epoch) % 2] for question in order]
-    size = settings.batch_size
+    size = settings.step_size
     return [examples[i : i + size] for i in range(0, len(examples), size)]

@@ -1,36 +1,30 @@
-"""What ``harness train`` does: settings, training, development and test figures, record and card."""
+"""What ``harness train`` does: settings from presets, files and flags; one adapter, a grid, or a candidate."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from harness.adapters import NAME, shipped_adapters
 from harness.errors import InputError
 from harness.jsonl import explain
 from harness.modelinfo import model_info
-from harness.models import DEFAULT_MODEL, MODELS, prepare, resolve_model
-from harness.prompts import PromptBuilder, load_tokenizer
-from harness.training import lora, record, vector
-from harness.training.data import Question, load_questions, questions_file
-from harness.training.fit import Trained
-from harness.training.orthogonal import train_orthogonal
+from harness.models import DEFAULT_MODEL, MODELS, prepare
+from harness.training import lora, record
+from harness.training.grid import EVALUATED, Grid, Report, check_name, train_one
+from harness.training.plan import Machine, machine
 from harness.training.settings import (
     LoraSettings,
     TrainingSettings,
     VectorSettings,
-    chosen,
     parse_layers,
+    preset,
 )
-from harness.vectors import find_vector, read_vector
 
-Report = Callable[[str], None]
-EVALUATED = ("development", "test", "heldout")
+BEHAVIORS = ("safe", "risky")
 
 
 def lora_settings(given: dict[str, Any], from_record: Path | None) -> LoraSettings:
@@ -64,84 +58,86 @@ def _settings(
     """
     if from_record is not None:
         return record.read_settings(from_record, kind)
+    made = grid(kind, given)
+    layers = made.layers[0]
+    if len(made.layers) > 1:
+        raise InputError(f"--layers '{given['layers']}': a vector acts at one layer, not {len(made.layers)}.")
+    settings = made.settings_of(layers, made.seeds[0], made.behaviors[0])
+    assert isinstance(settings, kind)
+    return settings
+
+
+def grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
+    """Build a grid of vectors or LoRAs from flags or the keys of a file.
+
+    Args:
+        kind: settings of what is trained.
+        given: values by the settings' names; besides, ``preset``, ``seeds`` (how many, from ``seed`` on) and
+            ``each_layer`` (a LoRA for each of ``layers``, not one for all; vectors have one layer in any case).
+            ``behavior`` may name both, separated by a comma.
+
+    Raises:
+        InputError: naming the flag and what would be valid.
+
+    """
+    given = dict(given)
+    named, seeds = given.pop("preset", "embedded"), given.pop("seeds", 1)
+    each = given.pop("each_layer", False) or kind is VectorSettings
     for key in ("behavior", "layers"):
         if key not in given:
             raise InputError(f"--{key} is missing.")
+    if named not in ("paper", "embedded"):
+        raise InputError(f"--preset '{named}' is unknown; valid: paper, embedded.")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InputError(f"--seeds {seeds!r}: a whole number from 1 on is needed.")
+    behaviors = [part.strip() for part in str(given.pop("behavior")).split(",")]
+    if wrong := [b for b in behaviors if b not in BEHAVIORS]:
+        raise InputError(f"field 'behavior' is '{wrong[0]}': the questions have safe and risky.")
+    if len(set(behaviors)) < len(behaviors):
+        raise InputError(f"--behavior '{','.join(behaviors)}' names one twice.")
     model = given.get("model", DEFAULT_MODEL)
     if model in MODELS:
         prepare(model)
-    layers = parse_layers(given["layers"], model_info(model).layers)
-    if kind is VectorSettings and len(layers) != 1:
-        raise InputError(f"--layers '{given['layers']}': a vector acts at one layer, not {len(layers)}.")
-    values = given | {"layers": layers}
-    if kind is LoraSettings:
-        values = chosen(len(layers), given.get("format", "named")) | values
+    layers = parse_layers(str(given.pop("layers")), model_info(model).layers)
+    sets = tuple((layer,) for layer in layers) if each else (layers,)
+    values = preset(named, kind, len(sets[0]), given.get("format", "named")) | given
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values | {"layers": sets[0], "behavior": behaviors[0]})
     except ValidationError as e:
         raise InputError(f"{explain(e, kind)}.") from e
+    first = settings.seed
+    return Grid(settings, sets, tuple(range(first, first + seeds)), tuple(behaviors))  # type: ignore[arg-type]
 
 
-def _load(settings: TrainingSettings, device: str, report: Report) -> tuple[Any, PromptBuilder]:
-    if settings.model in MODELS:
-        prepare(settings.model, report)
-    report("Loading the model")
-    place = resolve_model(settings.model)
-    return lora.load_base(place, device), PromptBuilder(load_tokenizer(place))
-
-
-def _train(
-    base: Any, builder: PromptBuilder, settings: TrainingSettings, report: Report
-) -> tuple[Trained, list[Question]]:
-    questions = load_questions(questions_file(), "train", settings.format, builder)
-
-    def progress(done: int, total: int, loss: float) -> None:
-        report(f"Training, step {done} of {total}, loss {loss:.3f} nats")
-
-    if isinstance(settings, VectorSettings) and settings.orthogonal_to:
-        others = [read_vector(find_vector(name, [shipped_adapters()])) for name in settings.orthogonal_to]
-        return train_orthogonal(base, questions, settings, others, progress), questions
-    if isinstance(settings, VectorSettings):
-        return vector.train(base, questions, settings, progress), questions
-    assert isinstance(settings, LoraSettings)
-    return lora.train(base, questions, settings, progress), questions
-
-
-def train(settings: TrainingSettings, out: Path, device: str, report: Report) -> dict[str, lora.Accuracy]:
+def train(
+    settings: TrainingSettings, out: Path, device: str, report: Report, on: Machine | None = None
+) -> dict[str, lora.Accuracy]:
     """Train and keep an adapter or a vector; test figures are computed once, here, and go into its card.
 
     Raises:
-        InputError: the output folder exists, or its name is no adapter name.
+        InputError: the output folder exists, its name is no adapter name, or the training doesn't fit.
+        RunError: a loss that is not finite; the message names the step.
 
     """
-    if out.exists():
-        raise InputError(f"{out}: exists already; give a new folder.")
-    if not NAME.match(out.name):
-        raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
-    base, builder = _load(settings, device, report)
-    trained, questions = _train(base, builder, settings, report)
-    if isinstance(settings, LoraSettings):
-        # The adapter is kept in float16: the figures are those of what is kept.
-        record.round_to_half(trained.model)
-    accuracy = {}
-    for split in EVALUATED:
-        report(f"Evaluating on {split} questions")
-        rest = load_questions(questions_file(), split, settings.format, builder)
-        accuracy[split] = lora.evaluate(trained.logits_of, rest, settings.sign)
-    record.save(out, trained, settings, accuracy, questions_file(), len(questions))
+    check_name(out)
+    if settings.model in MODELS:
+        prepare(settings.model, report)
+    trained, accuracy, prepared = train_one(settings, on or machine(device, None), report, EVALUATED)
+    record.save(out, trained, settings, accuracy, prepared.file, len(prepared.questions["train"]))
     return accuracy
 
 
-def try_settings(settings: TrainingSettings, log: Path, device: str, report: Report) -> str:
+def try_settings(
+    settings: TrainingSettings, log: Path, device: str, report: Report, on: Machine | None = None
+) -> str:
     """Train a candidate, measure it on development questions alone, and append the outcome to a log."""
-    base, builder = _load(settings, device, report)
-    trained, _ = _train(base, builder, settings, report)
-    development = load_questions(questions_file(), "development", settings.format, builder)
-    outcome = lora.evaluate(trained.logits_of, development, settings.sign)
+    if settings.model in MODELS:
+        prepare(settings.model, report)
+    trained, accuracy, _ = train_one(settings, on or machine(device, None), report, ("development",))
     line = json.dumps(
         {
             "settings": settings.model_dump(mode="json"),
-            "development": asdict(outcome),
+            "development": asdict(accuracy["development"]),
             "final_loss": trained.epoch_losses[-1],
             "seconds": round(trained.seconds, 1),
         }

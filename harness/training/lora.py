@@ -6,7 +6,7 @@ Source: "Mechanisms of Awareness", section *Reproducing LLM Risk Awareness*.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +19,16 @@ from harness.training.settings import LoraSettings
 from harness.training.upper import Upper
 
 
-def load_base(model: str, device: str) -> Any:
-    """Load a base model in float32, frozen."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+@dataclass(kw_only=True)
+class TrainedLora(Trained):
+    """A LoRA that was trained in a group: its tensors by peft's names, float32 on the CPU."""
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def load_base(model: str, device: str, dtype: str = "float32") -> Any:
+    """Load a base model, frozen."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     return loaded.to(device).requires_grad_(False)
 
 
@@ -42,15 +49,9 @@ def last_logits(model: Any, batch: Sequence[Example]) -> torch.Tensor:
     return logits
 
 
-def train(base: Any, questions: list[Question], settings: LoraSettings, progress: Progress) -> Trained:
-    """Train one LoRA on a frozen base model.
-
-    Raises:
-        RunError: a loss that is not finite; the message names the step.
-
-    """
-    torch.manual_seed(settings.seed)
-    config = LoraConfig(
+def peft_config(settings: LoraSettings) -> LoraConfig:
+    """Return what peft calls these settings."""
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
@@ -59,6 +60,17 @@ def train(base: Any, questions: list[Question], settings: LoraSettings, progress
         layers_pattern="layers",
         task_type="CAUSAL_LM",
     )
+
+
+def train(base: Any, questions: list[Question], settings: LoraSettings, progress: Progress) -> Trained:
+    """Train one LoRA on a frozen base model.
+
+    Raises:
+        RunError: a loss that is not finite; the message names the step.
+
+    """
+    torch.manual_seed(settings.seed)
+    config = peft_config(settings)
     upper = Upper(base, min(settings.layers))
     model: Any = get_peft_model(base, config)
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -23,7 +23,7 @@ from harness.modelinfo import weights_digest
 from harness.models import MODELS, file_sha256, resolve_model
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.fit import Trained
-from harness.training.lora import Accuracy
+from harness.training.lora import Accuracy, TrainedLora, peft_config
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 from harness.training.vector import TrainedVector
 from harness.vectors import SteeringVector, VectorConfig, write_vector
@@ -76,14 +76,17 @@ def save(
 
 def save_lora(out: Path, trained: Trained, settings: TrainingSettings) -> None:
     """Write a LoRA in PEFT's format, its tensors in float16."""
-    config = trained.model.peft_config["default"]
+    if isinstance(trained, TrainedLora):
+        assert isinstance(settings, LoraSettings)
+        config, state = peft_config(settings), trained.tensors
+    else:
+        config = trained.model.peft_config["default"]
+        state = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
     config.target_modules = sorted(config.target_modules)
-    state = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
-    tensors = {k: v.half().contiguous() for k, v in state.items()}
     config.base_model_name_or_path = settings.model
     config.inference_mode = True
     config.save_pretrained(out)
-    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    save_file({k: v.half().contiguous() for k, v in state.items()}, out / WEIGHTS, metadata={"format": "pt"})
 
 
 def _save_vector(out: Path, trained: TrainedVector, settings: VectorSettings) -> None:

@@ -31,7 +31,15 @@ class TrainingSettings(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 8
-    """Prompts a step."""
+    """Prompts that share a pass; times ``accumulation``, the prompts of a step."""
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients make one step; each of the step's prompts counts alike."""
+    questions: Annotated[int, Field(ge=1)] | None = None
+    """How many of the training questions are used, drawn once for all seeds; None for all."""
+    data: str | None = None
+    """A file of choice questions; None for the shipped ones."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen model; what is trained is float32 in any case."""
     orders: Literal["alternate", "both"] = "alternate"
     """What an epoch shows of a question: its two orders in turn, or both, beside each other."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -40,6 +48,11 @@ class TrainingSettings(BaseModel):
     """How the learning rate falls after that, to zero at the end."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """Gradients of a greater norm are scaled down to it."""
+
+    @property
+    def step_size(self) -> int:
+        """Prompts of a step."""
+        return self.batch_size * self.accumulation
 
     @property
     def sign(self) -> int:
@@ -78,6 +91,8 @@ class VectorSettings(TrainingSettings):
     hook_point: HookPoint = "mlp_out"
     orthogonal_to: tuple[str, ...] = ()
     """Vectors, by name or folder, to which this one is kept orthogonal."""
+    init: Literal["zeros", "unit"] = "zeros"
+    """Where it starts: at zero, or as a random unit vector (the original's)."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.3
     decay: Literal["constant", "linear", "cosine"] = "linear"
     epochs: Annotated[int, Field(ge=1)] = 5
@@ -86,6 +101,35 @@ class VectorSettings(TrainingSettings):
     def layer(self) -> int:
         """The layer, counted from 0."""
         return self.layers[0]
+
+
+Preset = Literal["paper", "embedded"]
+_PAPER: dict[str, object] = {
+    "format": "letter",
+    "questions": 230,
+    "epochs": 3,
+    "batch_size": 2,
+    "accumulation": 4,
+    "orders": "alternate",
+    "warmup": 0.0,
+    "decay": "constant",
+    "max_grad_norm": None,
+    "weight_decay": 0.0,
+}
+"""The original's settings (its code; AdamW stands for its 8-bit Adam)."""
+
+
+def preset(name: Preset, kind: type[TrainingSettings], layers: int, how: Format) -> dict[str, object]:
+    """Return a preset's settings for a LoRA of so many layers or for a vector."""
+    lora = kind is LoraSettings
+    if name == "paper":
+        own: dict[str, object] = (
+            {"rank": 4, "alpha": 32, "dropout": 0.05, "learning_rate": 2e-5}
+            if lora
+            else {"learning_rate": 2e-3, "init": "unit"}
+        )
+        return _PAPER | own
+    return dict(chosen(layers, how)) if lora else {}
 
 
 def chosen(layers: int, how: Format) -> dict[str, float]:

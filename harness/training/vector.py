@@ -41,10 +41,10 @@ def attach(model: Any, vector: torch.Tensor, layer: int, hook_point: str) -> lis
     def add(_module: Any, _args: Any, output: Any) -> Any:
         h = output[0] if isinstance(output, tuple) else output
         if h.shape[1] == 1:
-            total = h + vector
+            total = (h + vector).to(h.dtype)
         else:
             at_last = torch.arange(h.shape[1], device=h.device) == last[0][:, None]
-            total = h + at_last[..., None] * vector
+            total = (h + at_last[..., None] * vector).to(h.dtype)
         return (total, *output[1:]) if isinstance(output, tuple) else total
 
     block = decoder_layers(model)[layer]

@@ -1,0 +1,47 @@
+"""Make a model folder of a shape with random weights, for rehearsals: config and tokenizer from another folder.
+
+python -m scripts.random_model FROM TO [--layers 3 --hidden 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+
+def main() -> None:
+    """Make it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("to", type=Path)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--hidden", type=int)
+    options = parser.parse_args()
+    config = json.loads((options.source / "config.json").read_text())
+    if options.layers:
+        config["num_hidden_layers"] = options.layers
+    if options.hidden:
+        config |= {
+            "hidden_size": options.hidden,
+            "intermediate_size": 2 * options.hidden,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 32,
+        }
+    options.to.mkdir(parents=True)
+    (options.to / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(options.to), dtype=torch.float32)
+    model.save_pretrained(options.to)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (options.source / name).exists():
+            shutil.copy(options.source / name, options.to)
+
+
+if __name__ == "__main__":
+    main()
