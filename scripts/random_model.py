@@ -14,6 +14,24 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 
+def make(source: Path, to: Path, layers: int | None = None, hidden: int | None = None) -> None:
+    """Write a model of random weights; its shape is the source's unless told otherwise."""
+    config = json.loads((source / "config.json").read_text())
+    if layers:
+        config["num_hidden_layers"] = layers
+    if hidden:
+        config |= {"hidden_size": hidden, "intermediate_size": 2 * hidden}
+        config |= {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32}
+    to.mkdir(parents=True)
+    (to / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(to), dtype=torch.float32)
+    model.save_pretrained(to)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (source / name).exists():
+            shutil.copy(source / name, to)
+
+
 def main() -> None:
     """Make it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -22,25 +40,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int)
     parser.add_argument("--hidden", type=int)
     options = parser.parse_args()
-    config = json.loads((options.source / "config.json").read_text())
-    if options.layers:
-        config["num_hidden_layers"] = options.layers
-    if options.hidden:
-        config |= {
-            "hidden_size": options.hidden,
-            "intermediate_size": 2 * options.hidden,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "head_dim": 32,
-        }
-    options.to.mkdir(parents=True)
-    (options.to / "config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(options.to), dtype=torch.float32)
-    model.save_pretrained(options.to)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (options.source / name).exists():
-            shutil.copy(options.source / name, options.to)
+    make(options.source, options.to, options.layers, options.hidden)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class LoraClimb:
         if masks is None:
             return None
         size = self._blocks.sizes
-        drawn = {}
+        drawn: dict[str, torch.Tensor] = {}
         for module in self.modules:
             width = size.intermediate if module == "down_proj" else size.hidden
             mask = masks.draw(module, width, longest, self._blocks.device)

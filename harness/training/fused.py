@@ -54,7 +54,7 @@ PLAIN = Ops(_module, _gated, _rotate)
 @cache
 def compiled() -> Ops:
     """Return the same, compiled for rows of any number: inputs of all ranks are brought to one."""
-    dynamo: Any = torch._dynamo  # type: ignore[attr-defined]
+    dynamo: Any = torch._dynamo
     dynamo.config.recompile_limit = _SHAPES
     fused_norm, fused_gated, fused_rotate = (torch.compile(f, dynamic=True) for f in (_norm, _gated, _rotate))
 
