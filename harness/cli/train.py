@@ -98,9 +98,9 @@ def lora_command(
 ) -> None:
     """Train LoRAs on the MLPs of one layer, several or all, towards one pole of the choices.
 
-    One: harness train lora --behavior safe --layers 22 --output-dir my_adapters/safe_l22
+    Example: harness train lora --behavior safe --layers 22 --output-dir my_adapters/safe_l22
 
-    A grid: harness train lora --behavior safe,risky --layers all --each-layer --seeds 3 --output-dir loras
+    Example of a grid: harness train lora --behavior safe,risky --layers all --each-layer --seeds 3 --output-dir loras
     """
     flags = {
         "behavior": behavior,
@@ -187,9 +187,9 @@ def vector_command(
 ) -> None:
     """Train steering vectors directly: one direction at one layer, the prompt's last token, no LoRA.
 
-    One: harness train vector --behavior safe --layers 22 --output-dir my_adapters/safe_vec_l22
+    Example: harness train vector --behavior safe --layers 22 --output-dir my_adapters/safe_vec_l22
 
-    A grid: harness train vector --behavior safe,risky --layers all --seeds 3 --output-dir vectors
+    Example of a grid: harness train vector --behavior safe,risky --layers all --seeds 3 --output-dir vectors
     """
     flags = {
         "behavior": behavior,
