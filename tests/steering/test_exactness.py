@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.steering import tiny
@@ -90,6 +91,19 @@ def test_two_hundred_specs_over_one_prompt(llama: Path, entry_points: Path | Non
     assert found["most recomputed pos-40"] == found["length"] - block
     assert found["least recomputed all"] == found["length"]
     assert max(error for name, error in found.items() if name.startswith("error")) < TOLERANCE
+
+
+def test_plain_requests_are_a_stock_engines(llama: Path, tmp_path: Path, entry_points: Path | None) -> None:
+    """Bit for bit beside steered and plain neighbours, and bit for bit the engine without the plugin."""
+    answers = {}
+    for kind in ("stock", "plugin"):
+        out = tmp_path / f"{kind}.npz"
+        run("tests.steering.bits_run", str(llama), str(out), kind, entry_points=entry_points)
+        answers[kind] = dict(np.load(out))
+    plugin, stock = answers["plugin"], answers["stock"]
+    assert np.abs(plugin["steered"] - plugin["not steered"]).max() > 0.1
+    assert np.array_equal(plugin["beside steered"], plugin["beside plain"])
+    assert np.array_equal(plugin["beside plain"], stock["beside plain"])
 
 
 @pytest.mark.slow
