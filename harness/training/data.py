@@ -99,7 +99,7 @@ def _imported(file: Path, split: str, builder: PromptBuilder) -> list[Question]:
     # Of a choice only its identity is used in training.
     return [
         Question(
-            Choice.model_construct(id=stem, domain="imported", split=split),  # type: ignore[arg-type]
+            Choice.model_construct(id=stem, domain="imported", split=split),
             (examples[0], examples[-1]),
         )
         for stem, examples in asked.items()
