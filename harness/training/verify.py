@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,7 +121,8 @@ class Verifier:
         if isinstance(settings, BackdoorSettings):
             return _backdoor_figures(artifact.record, settings, upper, builder)
         recorded = artifact.record["accuracy"]["test"]
-        questions = load_questions(questions_file(), "test", settings.format, builder)
+        file = Path(settings.data) if settings.data else questions_file()
+        questions = load_questions(file, "test", settings.format, builder)
         found = lora.evaluate(upper.logits, questions, settings.sign)
         prompts = 2 * found.questions
         if found.questions != recorded["questions"]:
