@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -303,9 +304,10 @@ def _print_plan(found: dict[str, Any], as_json: bool) -> None:
     elif isinstance(found["groups"], str):
         typer.echo(f"{found['adapters']} adapters, trained {found['groups']}")
     else:
-        for group in found["groups"]:
-            first, last = group["layers"][0], group["layers"][-1]
-            typer.echo(f"layers {first} to {last}: {group['adapters']} adapters together")
+        for size, run in itertools.groupby(found["groups"], key=lambda group: int(group["adapters"])):
+            groups = list(run)
+            first, last = groups[0]["layers"][0], groups[-1]["layers"][-1]
+            typer.echo(f"layers {first} to {last}: {len(groups)} groups of {size} that advance together")
         typer.echo(
             f"{found['adapters']} adapters in {len(found['groups'])} groups; about {found['seconds']:.0f} s, "
             f"{found['memory_gb']:.1f} GB at the peak of {found['allowed_gb']:.1f} GB allowed"

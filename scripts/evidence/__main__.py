@@ -20,10 +20,11 @@ from scripts.evidence.line import Line
 from scripts.evidence.main_job import fresh_clone, main_job
 from scripts.evidence.report import report
 from scripts.evidence.statistics import statistics
+from scripts.evidence.training import training
 from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report,
+    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, training,
 )  # fmt: skip
 
 
