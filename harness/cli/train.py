@@ -318,6 +318,8 @@ def _print_results(results: dict[str, Any], output_dir: Path | None) -> None:
     for split in ("development", "test", "heldout"):
         by_behavior: dict[str, list[float]] = {}
         for adapter in results["adapters"]:
+            if split not in adapter["accuracy"]:
+                continue  # Imported questions hold out no domains.
             found = adapter["accuracy"][split]["choice_accuracy"]
             by_behavior.setdefault(adapter["behavior"], []).append(found)
         for behavior, values in by_behavior.items():

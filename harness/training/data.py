@@ -83,6 +83,12 @@ def _card(how: Format) -> Card:
     return read_yaml(data_dir("evalsets") / _FORMAT_SUITES[how] / "suite.yaml", Card)
 
 
+def splits_of(file: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``train`` and those of the wanted splits that a file may hold; imports hold out no domains."""
+    imported = (file.parent / "suite.yaml").is_file()
+    return ("train", *(split for split in wanted if not (imported and split == "heldout")))
+
+
 def _imported(file: Path, split: str, builder: PromptBuilder) -> list[Question]:
     """Encode a split of an imported suite; a question asked in one order counts as both."""
     name, mark, _ = file.parent.name.rpartition("_")

@@ -27,7 +27,7 @@ from harness.results import write_json
 from harness.training import fused, lora, record
 from harness.training.blocks import Blocks, sizes
 from harness.training.climb import Climb, LoraClimb
-from harness.training.data import Question, load_questions, questions_file
+from harness.training.data import Question, load_questions, questions_file, splits_of
 from harness.training.fit import Trained
 from harness.training.groups import Group, Outcome, evaluate_group, lora_tensors, train_group
 from harness.training.kept import Kept, count
@@ -99,7 +99,7 @@ def prepare_data(settings: TrainingSettings) -> Prepared:
     file = Path(settings.data) if settings.data else questions_file()
     builder = PromptBuilder(load_tokenizer(resolve_model(settings.model)))
     questions = {
-        split: load_questions(file, split, settings.format, builder) for split in ("train", *EVALUATED)
+        split: load_questions(file, split, settings.format, builder) for split in splits_of(file, EVALUATED)
     }
     if settings.questions is not None:
         found = questions["train"]
@@ -219,7 +219,9 @@ def train_groups(
             if not vectors:
                 # LoRAs are kept in float16: the figures are those of what is kept.
                 parameter.copy_(parameter.half().float())
-        figures = {split: evaluate_group(climb, group, questions[split]) for split in splits}
+        figures = {
+            split: evaluate_group(climb, group, questions[split]) for split in splits if split in questions
+        }
         finished(climb, group)
         done_share += share
         seconds = (time.monotonic() - started) / len(group.sites)
@@ -382,7 +384,9 @@ def train_plainly(
         return Outcome(failed_step=heard[0] + 1), Trained(None, None), {}
     assert trained.logits_of is not None
     accuracy = {
-        split: lora.evaluate(trained.logits_of, prepared.questions[split], settings.sign) for split in splits
+        split: lora.evaluate(trained.logits_of, prepared.questions[split], settings.sign)
+        for split in splits
+        if split in prepared.questions
     }
     return Outcome(trained.epoch_losses), trained, accuracy
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness.evalset import Item, load_suite
 from harness.importing.suite import Understood, Wanted, card_for, export_text, read_file, write_suite
 from harness.prompts import PromptBuilder, load_tokenizer
-from harness.training.data import load_questions
+from harness.training.data import load_questions, splits_of
 from tests.conftest import run_cli
 from tests.importing.test_malformed import CHAT, HEAD, USER, WRITTEN, dump, talk
 
@@ -247,6 +247,7 @@ def test_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
     builder = PromptBuilder(load_tokenizer(str(embedded_model)))
     questions = {split: load_questions(train, split, "letter", builder) for split in ("train", "test")}
     assert {split: len(found) for split, found in questions.items()} == {"train": 14, "test": 4}
+    assert splits_of(train, ("test", "heldout")) == ("train", "test")
     for question in questions["train"]:
         first, second = question.orders
         assert (first.positive_id, first.negative_id) == (second.negative_id, second.positive_id)
