@@ -90,8 +90,11 @@ def test_random_vectors_are_not_found(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_limits_take_the_study_s_strengths() -> None:
-    alphas = sorted(STUDY_ALPHAS)
+    alphas = list(STUDY_ALPHAS)
     assert len(alphas) == 24
+    # A sweep that is gone on with has the grid that it began with.
+    begun = SweepConfig(vector="v")
+    assert SweepConfig.model_validate(json.loads(json.dumps(begun.model_dump(mode="json")))) == begun
     up, down = extremes(np.asarray(alphas), alphas, 0.02)
     assert (up, down) == (pytest.approx(0.016), pytest.approx(-0.016))
     up, down = extremes(np.asarray(alphas), alphas, 0.1)

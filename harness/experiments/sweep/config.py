@@ -12,7 +12,7 @@ from harness.models import DEFAULT_MODEL
 from harness.spec import ScaleMode
 
 SUITES = ("awareness", "objective", "ood", "validation")
-STUDY_ALPHAS = tuple(sign * 0.001 * 2**k for sign in (-1, 1) for k in range(12))
+STUDY_ALPHAS = tuple(sorted(sign * 0.001 * 2**k for sign in (-1, 1) for k in range(12)))
 
 
 class SweepConfig(BaseModel):
