@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: docs help demo test test-steering chaos interop pages evidence fresh-clone check format clean setup-demo setup-test
+.PHONY: docs package help demo test test-steering chaos interop pages evidence fresh-clone check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ fresh-clone:  ## Time `make demo` and `make test` in a fresh clone: half an hour
 
 docs: setup-test  ## Build the documentation site into build/site
 	$(PY) -m mkdocs build --strict
+
+package: setup-test  ## Build wheel and sdist, install the wheel alone in an empty environment, use it there
+	$(PY) scripts/check_package.py
 
 check: setup-test  ## Lint, formatting, types
 	.venv/bin/ruff check .

@@ -29,7 +29,7 @@ from harness.experiments.compare import expand, rank  # noqa: E402
 from harness.modelinfo import ModelInfo, read_config  # noqa: E402
 from harness.models import DEFAULT_MODEL, prepare  # noqa: E402
 from harness.results import load_run  # noqa: E402
-from harness.run import run  # noqa: E402
+from harness.runner import run  # noqa: E402
 from servers import launch  # noqa: E402
 from tests.adapters_made import lora_tensors, write_lora  # noqa: E402
 

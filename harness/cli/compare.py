@@ -82,7 +82,7 @@ def compare_command(
 def _score(settings: Any) -> Path:
     from harness.cli.console import reporting
     from harness.cli.signals import run_interruptibly
-    from harness.run import run
+    from harness.runner import run
 
     with reporting() as reporter:
         return run_interruptibly(run(settings, reporter.report, reporter.progress, None)).folder

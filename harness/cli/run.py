@@ -55,7 +55,7 @@ def run_command(
     from harness.cli.console import reporting
     from harness.cli.signals import run_interruptibly
     from harness.errors import InputError
-    from harness.run import run
+    from harness.runner import run
 
     flags = {
         "suite": split(suite),

@@ -232,7 +232,7 @@ def _token_tables(
 
 def _functional(config: StoryConfig, vectors: list[str], out: Path, report: Report) -> dict[str, Any]:
     """Score the LoRA and each vector alone, at several scales and at the last token or all, on the same items."""
-    from harness.run import run
+    from harness.runner import run
 
     steered = [
         f"{vector}@{scale:g}@{selector}"

@@ -16,7 +16,7 @@ from harness.config import RunConfig
 from harness.integrations.tasks import find_subjects, prepare_export
 from harness.models import DEFAULT_MODEL
 from harness.results import load_run
-from harness.run import run
+from harness.runner import run
 from scripts.interop import stale, tools
 from scripts.interop.serving import own_server
 

@@ -21,7 +21,7 @@ from harness.integrations.tasks import client_name, prepare_export
 from harness.modelinfo import ModelInfo
 from harness.models import DEFAULT_MODEL
 from harness.results import load_run
-from harness.run import run
+from harness.runner import run
 from harness.subject import BASE, resolve_subjects
 from tests.conftest import run_cli
 

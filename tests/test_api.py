@@ -1,0 +1,83 @@
+"""The public functions, from a script and from a notebook whose event loop runs already."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.errors import InputError
+from tests.conftest import run_cli
+from tests.docs.pages import ROOT
+
+
+def test_a_run_from_python(server: str, made_adapters: Path, tmp_path: Path) -> None:
+    found = harness.run(
+        "awareness", "made_safe", adapters=[made_adapters], base_url=server, limit=2, output_dir=tmp_path
+    )
+    assert list(found.cells.subject) == ["base", "made_safe"]
+    assert found.rows.equals(harness.load_run(found.path).rows)
+    shown = found._repr_html_()
+    assert "made_safe" in shown
+    assert "noise floor" in shown
+
+
+async def test_where_a_loop_runs_already(server: str, tmp_path: Path) -> None:
+    await asyncio.sleep(0)
+    found = harness.run("awareness", base_url=server, limit=1, output_dir=tmp_path)
+    assert set(found.rows.subject) == {"base"}
+
+
+def test_many_subjects_are_ranked(server: str, made_adapters: Path, tmp_path: Path) -> None:
+    _, found = harness.compare(
+        "awareness", ["made_*"], adapters=[made_adapters], base_url=server, limit=6, output_dir=tmp_path
+    )
+    (ranking,) = found.rankings
+    assert {ranked.subject for ranked in ranking.ranked} == {"made_safe", "made_risky", "made_vec"}
+
+
+def test_a_sweep_from_python(tmp_path: Path) -> None:
+    swept = harness.sweep(
+        "safe_vec_l22", suite=["awareness"], layers="22", alphas=[-0.01, 0.01], limit=1, output_dir=tmp_path
+    )
+    assert swept.folder.parent == tmp_path
+    assert swept.results["schema_version"]
+
+
+def test_bad_settings_are_sentences() -> None:
+    with pytest.raises(InputError, match="limit"):
+        harness.run("awareness", limit=0)
+    with pytest.raises(InputError, match="limits"):
+        harness.run("awareness", limits=3)
+
+
+def test_an_experiment_of_another_package(tmp_path: Path) -> None:
+    """A package that names a function under the entry point adds a command; a broken one is said and left out."""
+    (tmp_path / "mine.py").write_text(
+        "def greet(name: str = 'you') -> None:\n    '''Greet.'''\n    print(f'hello {name}')\n"
+    )
+    info = tmp_path / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[harness.experiments]\ngreet = mine:greet\nbroken = missing_module:x\nrun = mine:greet\n"
+    )
+    done = run_cli("greet", "--name", "Ada", PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert done.stdout == "hello Ada\n"
+    assert "experiment 'broken' of mine can't be imported and is left out" in done.stderr
+    assert "experiment 'run' of mine is left out: there is a command of that name" in done.stderr
+
+
+def test_the_notebook_runs(embedded_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    import nbformat
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "docs" / "tutorial" / "notebook.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    last = notebook.cells[-1].outputs[0]["data"]["text/plain"]
+    assert last == "True"
+    shown = next(c for c in notebook.cells if c.source.endswith("\nfound")).outputs[-1]["data"]["text/html"]
+    assert "safe_l22" in shown
