@@ -1,45 +1,40 @@
-#!/usr/bin/env python3
 """The whole sweep on a GPU, Gemma 3 12B's full shape with random weights: who needs how long, and do they agree.
 
 40 prompts of 96 tokens, every layer, 24 strengths: 46,080 passes. Contenders, each for ``last`` and ``all``:
 transformers with hooks in batches of 40; the same with its KV cache reused (``last``); our in-process engine;
 a server with our plugin over HTTP, beside the same server unsteered; a plain server without reuse.
 
-    python3 benchmarks/gpu_steering.py prepare
-    python3 benchmarks/gpu_sweep.py process last ours hooks cached     # in-process contenders
-    python3 benchmarks/gpu_sweep.py process all ours hooks --part 0.1  # a seeded tenth, scaled and marked so
-    python3 benchmarks/gpu_steering.py start plain plugin
-    python3 benchmarks/gpu_sweep.py http last                          # each beside its anchor, in turn
-    python3 benchmarks/gpu_sweep.py http all --part 0.1
-    python3 benchmarks/gpu_sweep.py table
+    python3 -m benchmarks.gpu_steering prepare                  # checkpoint and vectors
+    python3 -m benchmarks.gpu_sweep process last ours hooks cached
+    python3 -m benchmarks.gpu_sweep process all ours hooks --part 0.1   # a seeded tenth, scaled and marked so
+    python3 -m benchmarks.gpu_sweep start                       # a plain server and one with the plugin
+    python3 -m benchmarks.gpu_sweep http last                   # each beside its anchor, in turn
+    python3 -m benchmarks.gpu_sweep http all --part 0.1
+    python3 -m benchmarks.gpu_sweep table
 
-Each ``process`` command starts with our engine as its anchor, each ``http`` command with the unsteered server. Every
-contender's scores are kept and compared with the others' and with a second run of itself (the noise floor).
-Checkpoint, servers and results are those of gpu_steering.py (``STEER_WORK``, ``$OUT``).
+Each ``process`` command has our engine before and after the others as its anchor, each ``http`` command the unsteered
+server. Every contender's scores are kept and compared with the others' and with its own earlier ones (the noise
+floor). Checkpoint, servers and results are gpu_steering's (``STEER_WORK``, ``$OUT``).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import gpu_steering as steering  # noqa: E402
+from benchmarks.gpu_steering.cases import random_prompt
+from benchmarks.gpu_steering.places import MODEL, NAME, VECTORS, WORK, changing, read, shape
 
 PROMPTS, LENGTH = 40, 96
 ALPHAS = [sign * 0.001 * 2**k for sign in (-1, 1) for k in range(12)]
 WANTED = [1000, 2000]
 VECTOR = "v0"
-IN_FLIGHT = 16
+SERVERS = ["plain", "plugin"]
 Key = tuple[int, int, float]
 """Prompt, layer, α."""
 Scores = dict[Key, float]
@@ -48,19 +43,19 @@ Scores = dict[Key, float]
 def prompts() -> list[list[int]]:
     """Return the sweep's prompts: random tokens after a BOS."""
     rng = random.Random(11)
-    return [steering.prompt(rng, LENGTH) for _ in range(PROMPTS)]
+    return [random_prompt(rng, LENGTH) for _ in range(PROMPTS)]
 
 
 def cells(part: float) -> list[tuple[int, float]]:
     """Return layers × strengths, or a seeded part of them; all prompts go through each."""
-    every = [(layer, alpha) for layer in range(steering.shape()["num_hidden_layers"]) for alpha in ALPHAS]
+    every = [(layer, alpha) for layer in range(shape()["num_hidden_layers"]) for alpha in ALPHAS]
     if part >= 1:
         return every
     return sorted(random.Random(5).sample(every, max(1, round(part * len(every)))))
 
 
 def _wanted() -> list[int]:
-    return [token % steering.shape()["vocab_size"] for token in WANTED]
+    return [token % shape()["vocab_size"] for token in WANTED]
 
 
 # --- in process ---------------------------------------------------------------------------------------
@@ -79,9 +74,9 @@ class Process:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            steering.MODEL, dtype=dtype, device_map=self.device
+            MODEL, dtype=dtype, device_map=self.device
         ).eval()
-        self.vector = read_vector(steering.VECTORS / VECTOR)
+        self.vector = read_vector(VECTORS / VECTOR)
         self.prompts = prompts()
 
     def timed(self, run: Callable[[], Scores]) -> tuple[float, Scores, float]:
@@ -100,7 +95,7 @@ class Process:
         """Sweep with our engine; prompts' keys and values are part of the time."""
         from harness.reference.sweep import Strengths, Sweeper
 
-        layers = tuple(range(steering.shape()["num_hidden_layers"]))
+        layers = tuple(range(shape()["num_hidden_layers"]))
         tokens = 65_536 if self.device == "cuda" else 8_192
         sweeper: Any = Sweeper(
             self.model,
@@ -173,7 +168,7 @@ class Process:
                 handle = self._added(layer, alpha)
                 out = self.model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
                 handle.remove()
-                cache.crop(LENGTH - 1)
+                cache.crop(-1)
                 found |= self._read(out.logits[:, -1].float(), layer, alpha)
         return found
 
@@ -212,21 +207,16 @@ def _bodies(model: str, asked: list[list[int]]) -> dict[str, Any]:
     }
 
 
-async def _ask(where: str, work: list[tuple[int, float, dict[str, Any]]]) -> Scores:
-    client = steering.Client(where, IN_FLIGHT)
-    slots = asyncio.Semaphore(IN_FLIGHT)
+def _ask(where: str, work: list[tuple[int, float, dict[str, Any]]]) -> Scores:
+    from benchmarks.gpu_steering.client import ask_all
+
     first, second = _wanted()
     found: Scores = {}
-
-    async def one(layer: int, alpha: float, body: dict[str, Any]) -> None:
-        async with slots:
-            answer = await client.ask(body)
+    answers = ask_all(where, [body for _, _, body in work])
+    for (layer, alpha, _), answer in zip(work, answers, strict=True):
         for choice in answer["choices"]:
             top = choice["logprobs"]["top_logprobs"][0]
             found[choice["index"], layer, alpha] = top[f"token_id:{first}"] - top[f"token_id:{second}"]
-
-    await asyncio.gather(*(one(*item) for item in work))
-    await client.close()
     return found
 
 
@@ -238,15 +228,15 @@ def http(args: argparse.Namespace) -> None:
         (layer, alpha, _bodies(f"{VECTOR}@L{layer}.resid_post@{alpha:.3f}rel@{args.selector}", asked))
         for layer, alpha in grid
     ]
-    unsteered = [(layer, alpha, _bodies(steering.NAME, asked)) for layer, alpha in grid]
+    unsteered = [(layer, alpha, _bodies(NAME, asked)) for layer, alpha in grid]
 
     def fresh() -> Iterator[tuple[int, float, dict[str, Any]]]:
         for layer, alpha in grid:
-            new = [steering.prompt(rng, LENGTH) for _ in range(PROMPTS)]
-            yield layer, alpha, _bodies(steering.NAME, new)
+            new = [random_prompt(rng, LENGTH) for _ in range(PROMPTS)]
+            yield layer, alpha, _bodies(NAME, new)
 
     for where in ("plugin", "plain"):
-        asyncio.run(_ask(where, [(0, 0.0, _bodies(steering.NAME, asked))]))
+        _ask(where, [(0, 0.0, _bodies(NAME, asked))])
     for _ in range(args.rounds):
         for name, where, work in (
             ("unsteered server, same prompts", "plugin", unsteered),
@@ -255,16 +245,31 @@ def http(args: argparse.Namespace) -> None:
             ("plain vLLM, no reuse", "plain", list(fresh())),
         ):
             began = time.perf_counter()
-            scores = asyncio.run(_ask(where, work))
+            scores = _ask(where, work)
             kept = scores if name == "ours over HTTP" else {}
             _keep(args, name, time.perf_counter() - began, kept, 0.0, len(scores))
+
+
+def start(args: argparse.Namespace) -> None:
+    """Start both servers and wait for them."""
+    from benchmarks.gpu_steering import servers
+
+    servers.start(SERVERS)
+    servers.wait(SERVERS, 420)
+
+
+def stop(args: argparse.Namespace) -> None:
+    """Stop both servers."""
+    from benchmarks.gpu_steering import servers
+
+    servers.stop(SERVERS)
 
 
 # --- results ------------------------------------------------------------------------------------------
 
 
 def _file(args: argparse.Namespace, name: str) -> Path:
-    return steering.WORK / f"sweep-{args.selector}-{name.replace(' ', '_')}.json"
+    return WORK / f"sweep-{args.selector}-{name.replace(' ', '_')}.json"
 
 
 def _keep(
@@ -288,7 +293,7 @@ def _keep(
     said = ""
     if scores:
         line["agreement"] = {}
-        for path in sorted(steering.WORK.glob(f"sweep-{args.selector}-*.json")):
+        for path in sorted(WORK.glob(f"sweep-{args.selector}-*.json")):
             other = {tuple(key): value for key, value in json.loads(path.read_text())}
             shared = scores.keys() & other.keys()
             if shared:
@@ -301,14 +306,15 @@ def _keep(
                 }
                 said += f"; {what}: {gaps[-1]:.2g} at most, {gaps[len(gaps) // 2]:.2g} median"
         _file(args, name).write_text(json.dumps([[list(key), value] for key, value in scores.items()]))
-    steering.append(args, f"sweep_{args.selector}", name, line)
+    with changing() as results:
+        results.setdefault(f"sweep_{args.selector}", {}).setdefault(name, []).append(line)
     mark = " (scaled)" if line["scaled"] else ""
     print(f"{args.selector} {name}: {line['whole_seconds']:.2f} s{mark}, {done} passes{said}", flush=True)
 
 
 def table(args: argparse.Namespace) -> None:
     """Print the results as a Markdown table."""
-    data = json.loads((steering.WORK / "results.json").read_text())
+    data = read()
     print("| contender | selector | seconds, each run | peak memory |\n|---|---|---|---|")
     for selector in ("last", "all"):
         for name, runs in data.get(f"sweep_{selector}", {}).items():
@@ -329,10 +335,10 @@ def main() -> None:
             sub.add_argument("--compiled", action="store_true", help="ours through torch.compile")
         sub.add_argument("--part", type=float, default=1.0, help="a seeded part of layers × strengths")
         sub.add_argument("--rounds", type=int, default=1)
-        sub.add_argument("--out")
-    commands.add_parser("table")
+    for name in ("start", "stop", "table"):
+        commands.add_parser(name)
     args = parser.parse_args()
-    {"process": process, "http": http, "table": table}[args.command](args)
+    {"process": process, "http": http, "start": start, "stop": stop, "table": table}[args.command](args)
 
 
 if __name__ == "__main__":
