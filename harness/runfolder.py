@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import secrets
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness.config import RunConfig
-from harness.errors import InputError, RunError, unknown
+from harness.errors import IncompleteError, InputError, RunError, ServerError, unknown
 from harness.paths import runs_dir
 from harness.results import SCHEMA_VERSION
 
@@ -67,6 +70,27 @@ def way_on(folder: Path, config: RunConfig) -> str:
     place = folder.name if folder.parent == runs_dir() else str(folder)
     key = " --api-key ..." if config.api_key else ""
     return f"harness run --resume {place}{key}"
+
+
+@contextmanager
+def kept(scored: Callable[[], int], passes: int, command: str) -> Iterator[None]:
+    """Say at every end before the last how to go on: how many passes are kept, and the command.
+
+    Raises:
+        IncompleteError: in the stead of a ServerError or a RunError.
+
+    """
+
+    def said() -> str:
+        return f"{scored()} of {passes} passes are scored and kept. Go on with: {command}"
+
+    try:
+        yield
+    except (ServerError, RunError) as e:
+        raise IncompleteError(f"{e}\n{said()}") from e
+    except asyncio.CancelledError:
+        sys.stderr.write(f"\nInterrupted. {said()}\n")
+        raise
 
 
 def find_run(name: str, output_dir: Path | None) -> Path:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from harness.cache import AnswerCache, fingerprint_digest
 from harness.config import RunConfig
 from harness.engines import Report, open_engine
-from harness.errors import IncompleteError, RunError, ServerError
 from harness.execute import Finished, Progress, Scorer, finish
 from harness.journal import Journal
 from harness.manifest import make_manifest
 from harness.plan import Plan, encode_suite, load_suites
 from harness.prompts import PromptBuilder
 from harness.results import write_json
-from harness.runfolder import JOURNAL, MANIFEST, check_same, check_writable, new_folder, read_manifest, way_on
+from harness.runfolder import (
+    JOURNAL,
+    MANIFEST,
+    check_same,
+    check_writable,
+    kept,
+    new_folder,
+    read_manifest,
+    way_on,
+)
 from harness.scoring import Engine
 
 
@@ -57,7 +62,7 @@ async def run(
             journal = journal or stack.enter_context(Journal(folder / JOURNAL))
             if journal.cut_off:
                 report(f"Cut a torn last line of {journal.cut_off} bytes off the journal")
-            with _kept(journal, plan, folder, config):
+            with kept(lambda: journal.count, plan.passes, way_on(folder, config)):
                 cache = _open_cache(config, engine, report)
                 scorer = Scorer(engine, plan, journal, cache, manifest["canaries"], progress)
                 await scorer.start()
@@ -70,25 +75,6 @@ async def run(
                 if cache and cache.failure:
                     report(cache.failure)
                 return finish(folder, plan, scorer.scores, scorer.noise, engine)
-
-
-@contextmanager
-def _kept(journal: Journal, plan: Plan, folder: Path, config: RunConfig) -> Iterator[None]:
-    """Say at every end before the last how to go on."""
-
-    def said() -> str:
-        return (
-            f"{journal.count} of {plan.passes} passes are scored and kept. "
-            f"Go on with: {way_on(folder, config)}"
-        )
-
-    try:
-        yield
-    except (ServerError, RunError) as e:
-        raise IncompleteError(f"{e}\n{said()}") from e
-    except asyncio.CancelledError:
-        sys.stderr.write(f"\nInterrupted. {said()}\n")
-        raise
 
 
 def _open_cache(config: RunConfig, engine: Engine, report: Report) -> AnswerCache | None:

@@ -6,8 +6,8 @@ import asyncio
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from harness.client import ScoringClient
 from harness.config import RunConfig
 from harness.engines import Report, adapter_dirs, open_engine
-from harness.errors import IncompleteError, InputError, RunError, ServerError
+from harness.errors import InputError
 from harness.evalset import load_evalset
 from harness.experiments.sweep import BASE_LAYER, SCHEMA_VERSION
 from harness.experiments.sweep.config import SweepConfig
@@ -32,7 +32,7 @@ from harness.paths import sweeps_dir
 from harness.plan import Plan, PlannedSuite, encode_suite
 from harness.prompts import PromptBuilder
 from harness.results import write_json
-from harness.runfolder import JOURNAL, MANIFEST, check_same, make_folder, read_manifest
+from harness.runfolder import JOURNAL, MANIFEST, check_same, kept, make_folder, read_manifest
 from harness.scoring import Engine
 from harness.subject import BASE
 from harness.training.settings import parse_layers
@@ -94,7 +94,7 @@ async def sweep(
         journal = journal or stack.enter_context(Journal(folder / JOURNAL))
         grid.scores.update(map(read_entry, journal.entries))
         already = len(grid.scores)
-        with _kept(grid, folder):
+        with kept(lambda: len(grid.scores), grid.passes, f"harness sweep --resume {folder}"):
             canary = Canary(opened.engine, Plan(grid.suites, (BASE,)))
             await canary.start(
                 {
@@ -253,25 +253,6 @@ def _manifest(
             "hook": "resid_post",
         },
     }
-
-
-@contextmanager
-def _kept(grid: Grid, folder: Path) -> Iterator[None]:
-    """Say at every end before the last how to go on."""
-
-    def said() -> str:
-        return (
-            f"{len(grid.scores)} of {grid.passes} passes are scored and kept. "
-            f"Go on with: harness sweep --resume {folder}"
-        )
-
-    try:
-        yield
-    except (ServerError, RunError) as e:
-        raise IncompleteError(f"{e}\n{said()}") from e
-    except asyncio.CancelledError:
-        sys.stderr.write(f"\nInterrupted. {said()}\n")
-        raise
 
 
 def resumed_config(folder: Path, given: dict[str, Any]) -> SweepConfig:
