@@ -45,7 +45,7 @@ def page_command(
 ) -> None:
     """Write one self-contained HTML page, and every figure as SVG and PNG. The word 'page' may be left out.
 
-    Example: harness report reports/adapters/runs/l22 --output-dir reports/l22
+    Example: harness report page reports/adapters/runs/l22 --output-dir reports/l22
     """
     typer.echo(str(_write(sources, output_dir, title)))
 
@@ -55,7 +55,7 @@ def view_command(
     output_dir: Annotated[
         Path | None, typer.Option(help="Folder for the page, as for harness report.")
     ] = None,
-    title: Annotated[str, typer.Option(help="The page's title.")] = "What does the model say about itself?",
+    title: Title = TITLE,
 ) -> None:
     """Write the report of runs and open it in a browser; an HTML file is only opened.
 
