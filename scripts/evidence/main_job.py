@@ -76,6 +76,6 @@ def fresh_clone() -> Iterator[Line]:
     found = json.loads((REPORTS / "fresh_clone.json").read_text("utf-8"))
     for step in found["steps"]:
         figure = f"{step['seconds']:.0f} s, {step['received_bytes'] / 1e6:.0f} MB received"
-        bound = "exit 0" if step["target"] == "demo" else "exit 0, < 1800 s"
-        ok = step["exit_code"] == 0 and (step["target"] == "demo" or step["seconds"] < 1800)
+        bound = "exit 0" if step["target"] == "demo" else "exit 0, < 720 s"
+        ok = step["exit_code"] == 0 and (step["target"] == "demo" or step["seconds"] < 720)
         yield Line(f"fresh clone: make {step['target']}, {step['state']}", figure, bound, ok)
