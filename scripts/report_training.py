@@ -126,13 +126,12 @@ def write(folder: Path) -> None:
         "# What LoRAs and vectors of each layer do to the embedded model",
         "",
         f"{rows['layer'].nunique()} layers, risky and safe, {seeds} seeds, measured by `python -m "
-        f"scripts.train_by_layer` on one {times['device']} in {times['seconds']:.0f} s, trainings with "
-        f"{'TF32' if times['tf32'] else 'float32'} products, suites scored in float32. Accuracy is the share of "
+        "scripts.train_by_layer`, suites scored in float32. Accuracy is the share of "
         "questions, in both orders, whose trained answer is the likelier one; shifts are log-odds of risky over "
         "safe against the base model, mean over stems, nats. In parentheses the standard deviation over seeds.",
         "",
-        "| | settings chosen on development questions (candidates.jsonl) | trainings | search | grid, measured |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| | settings chosen on development questions (candidates.jsonl) | trainings | search | grid, measured | on |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     for part in times["parts"]:
         chosen = part["settings"]
@@ -140,7 +139,7 @@ def write(folder: Path) -> None:
         said += f"batches of {chosen['batch_size']}, orders {chosen['orders']}"
         lines.append(
             f"| {part['kind']}, {part['format']} | {said} | {part['trainings']} | {part['search_seconds']:.0f} s | "
-            f"{part['grid_seconds']:.0f} s |"
+            f"{part['grid_seconds']:.0f} s | one {part['device']}, {'TF32' if part['tf32'] else 'float32'} |"
         )
     made = [(part["kind"], part["format"]) for part in times["parts"]]
     missing = [(k, f) for k in ("lora", "vector") for f in ("named", "letter") if (k, f) not in made]

@@ -1,12 +1,13 @@
 """Train LoRAs and vectors of every layer on the embedded model and measure what they do, by layer.
 
-    python -m scripts.train_by_layer OUT --device cuda --tf32 --compiled
+    python -m scripts.train_by_layer OUT --device cuda --tf32 --compiled [--only lora,letter]
 
 For both formats and both kinds: candidates on a few layers, chosen on development questions alone by the rule
-below and logged in OUT/candidates.jsonl; then every layer, both behaviours, three seeds with the settings chosen:
+below and logged in OUT/candidates.jsonl, where one that is there is not tried again; then every layer, both
+behaviours, three seeds with the settings chosen:
 accuracy on development, test and held-out questions into OUT/accuracy.parquet, and the shift of every stem of
 the self-report suites against the base model (log-odds of risky over safe, nats) into OUT/shifts.parquet. Times
-are in OUT/times.json. Trainings may use TF32 products; the suites are scored without.
+are in OUT/times.json. What OUT holds of other kinds and formats stays. Trainings may use TF32 products; the suites are scored without.
 
 The rule: the highest mean choice accuracy over behaviours and layers on development questions; among those
 within one percentage point of it, the fewest prompts.
@@ -46,7 +47,7 @@ SEARCHED = (3, 12, 22, 27)
 BEHAVIORS: tuple[Any, ...] = ("safe", "risky")
 LORAS: list[dict[str, Any]] = [
     {"learning_rate": rate, "epochs": 3, "batch_size": 16, "orders": "alternate"}
-    for rate in (5e-3, 1e-2, 2e-2)
+    for rate in (2e-3, 5e-3, 1e-2, 2e-2)
 ]
 VECTORS: list[dict[str, Any]] = [
     {"learning_rate": rate, "epochs": 3, "batch_size": 32, "orders": "both"} for rate in (0.3, 1.0, 3.0)
@@ -122,10 +123,17 @@ def grid_of(settings: TrainingSettings, layers: Sequence[int], seeds: tuple[int,
 def search(
     blocks: Blocks, on: Machine, name: str, tried: list[TrainingSettings], prepared: Prepared, log: Path
 ) -> TrainingSettings:
-    """Try candidates on development questions, log all, and return the one that the rule chooses."""
+    """Try the candidates that the log lacks, and return the one that the rule chooses."""
     results = []
     layers = sorted({min(layer, blocks.top) for layer in SEARCHED})
+    known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     for settings in tried:
+        shown = settings.model_dump(mode="json", exclude={"behavior", "layers", "seed"})
+        # A line may be older than some settings, which have their defaults here.
+        earlier = [line["mean"] for line in known if line["kind"] == name and shown | line["settings"] == shown]
+        if earlier:
+            results.append((earlier[-1], settings))
+            continue
         groups, _ = plan_groups(grid_of(settings, layers, (0,)), prepared, on)
         started = time.monotonic()
         figures = [
@@ -147,7 +155,6 @@ def search(
         ]
         mean = sum(f["choice_accuracy"] for f in figures) / len(figures)
         seconds = round(time.monotonic() - started, 1)
-        shown = settings.model_dump(mode="json", exclude={"behavior", "layers", "seed"})
         line = {"kind": name, "settings": shown, "mean": mean, "development": figures, "seconds": seconds}
         with log.open("a") as f:
             f.write(json.dumps(line) + "\n")
@@ -215,7 +222,7 @@ def main() -> None:
     parser.add_argument("--tf32", action="store_true", help="train with TF32 products")
     parser.add_argument("--compiled", action="store_true", help="fuse small operations")
     parser.add_argument("--questions", type=int, help="train on so many (a rehearsal)")
-    parser.add_argument("--only", help="one kind (a rehearsal)")
+    parser.add_argument("--only", action="append", help="one kind and format, as lora,letter; repeatable")
     options = parser.parse_args()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -227,10 +234,10 @@ def main() -> None:
     base = lora.load_base(place, options.device)
     blocks = Blocks(base, compiled=on.compiled)
     suites = Suites(base, PromptBuilder(load_tokenizer(place)))
-    began, times, rows, tables = time.monotonic(), [], [], []
+    device = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
     for name, kind, candidates in KINDS:
         for how in FORMATS:
-            if options.only not in (None, name):
+            if options.only and f"{name},{how}" not in options.only:
                 continue
             tried = [
                 settings_of(kind, how, options.model, values | {"questions": options.questions})
@@ -241,31 +248,35 @@ def main() -> None:
             chosen = search(blocks, on, name, tried, prepared, out / "candidates.jsonl")
             searched = time.monotonic()
             found, shifts = train_all(blocks, on, name, chosen, prepared, suites)
-            rows += found
-            tables += shifts
-            pd.DataFrame(rows).to_parquet(out / "accuracy.parquet")
-            pd.concat(tables).astype({"shift": "float32"}).to_parquet(out / "shifts.parquet")
-            now = time.monotonic()
-            times.append(
-                {
-                    "kind": name,
-                    "format": how,
-                    "settings": chosen.model_dump(mode="json", exclude={"behavior", "layers", "seed"}),
-                    "trainings": len(found) // 3,
-                    "search_seconds": round(searched - started, 1),
-                    "grid_seconds": round(now - searched, 1),
-                }
-            )
-            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-            entry = {
+            part = {
+                "kind": name,
+                "format": how,
+                "settings": chosen.model_dump(mode="json", exclude={"behavior", "layers", "seed"}),
+                "trainings": len(found) // 3,
+                "search_seconds": round(searched - started, 1),
+                "grid_seconds": round(time.monotonic() - searched, 1),
                 "device": device,
                 "tf32": options.tf32,
                 "compiled": options.compiled,
-                "parts": times,
-                "seconds": round(now - began, 1),
             }
-            (out / "times.json").write_text(json.dumps(entry, indent=2) + "\n")
-            print(json.dumps(times[-1]), flush=True)
+            keep(out, part, pd.DataFrame(found), pd.concat(shifts).astype({"shift": "float32"}))
+            print(json.dumps(part), flush=True)
+
+
+def keep(out: Path, part: dict[str, Any], accuracy: pd.DataFrame, shifts: pd.DataFrame) -> None:
+    """Put a kind's and format's results in the place of earlier ones, beside the others'."""
+    for name, table in (("accuracy", accuracy), ("shifts", shifts)):
+        file = out / f"{name}.parquet"
+        if file.exists():
+            old = pd.read_parquet(file)
+            other = (old["kind"] != part["kind"]) | (old["format"] != part["format"])
+            table = pd.concat([old[other], table], ignore_index=True)
+        table.to_parquet(file)
+    file = out / "times.json"
+    parts = json.loads(file.read_text())["parts"] if file.exists() else []
+    same = [(p["kind"], p["format"]) == (part["kind"], part["format"]) for p in parts]
+    kept = [p for p, replaced in zip(parts, same, strict=True) if not replaced]
+    file.write_text(json.dumps({"parts": [*kept, part]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
