@@ -155,5 +155,5 @@ def small_gemma(gemma_tokenizer_files: Path, tmp_path_factory: pytest.TempPathFa
 
 def run_cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | env)

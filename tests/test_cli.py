@@ -225,7 +225,7 @@ def test_a_detached_server_is_used_and_stopped(
         assert refused.returncode == 3
         assert "refuses the API key" in refused.stderr
 
-        command = [sys.executable, "-c", "from harness.cli import main; main()", *run, "--api-key", "secret"]
+        command = [sys.executable, "-m", "harness", *run, "--api-key", "secret"]
         process = subprocess.Popen(command, env=os.environ | env, stderr=subprocess.PIPE, text=True)
         while (
             not (journals := list((tmp_path / "runs").glob("*/journal.jsonl")))

@@ -14,7 +14,7 @@ import pytest
 from harness.results import load_run
 from tests.conftest import run_cli
 
-CLI = [sys.executable, "-c", "from harness.cli import main; main()"]
+CLI = [sys.executable, "-m", "harness"]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 

@@ -18,7 +18,7 @@ from harness.modelinfo import ModelInfo
 from servers import launch
 from servers.watchdog import Watchdog
 
-CLI = [sys.executable, "-c", "from harness.cli import main; main()"]
+CLI = [sys.executable, "-m", "harness"]
 
 
 def left(processes: list[psutil.Process], within: float) -> list[psutil.Process]:
@@ -161,7 +161,7 @@ def test_a_signal_while_the_server_starts(
 
 def test_a_second_signal_ends_at_once() -> None:
     code = (
-        "import asyncio\nfrom harness.cli.signals import run_interruptibly\n"
+        "import asyncio\nfrom harness.signals import run_interruptibly\n"
         "async def stubborn():\n"
         "    print('up', flush=True)\n"
         "    while True:\n"
@@ -180,10 +180,33 @@ def test_a_second_signal_ends_at_once() -> None:
         assert time.monotonic() - began < seconds
 
 
+def test_a_lost_interrupt_ends_in_time() -> None:
+    """Raised where nobody can catch it (here in a weak reference's callback), KeyboardInterrupt is forgotten."""
+    code = (
+        "import time, weakref\nfrom harness.signals import interrupt_in_time\n"
+        "interrupt_in_time()\n"
+        "class Thing: pass\n"
+        "def callback(_):\n    print('up', flush=True)\n    time.sleep(9)\n"
+        "thing = Thing()\nseen = weakref.ref(thing, callback)\ndel thing\n"
+        "time.sleep(30)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert "Exception ignored" in said
+    assert process.returncode == 130
+    assert time.monotonic() - began < 2.5
+
+
 def test_a_busy_process_ends_in_time() -> None:
     """A loop that doesn't turn (a model being imported or converted) is cut off."""
     code = (
-        "import time\nfrom harness.cli.signals import run_interruptibly\n"
+        "import time\nfrom harness.signals import run_interruptibly\n"
         "async def busy():\n    print('up', flush=True)\n    until = time.monotonic() + 30\n"
         "    while time.monotonic() < until:\n        sum(range(1000))\n"
         "run_interruptibly(busy())"

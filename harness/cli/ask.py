@@ -45,10 +45,10 @@ def ask_command(
     """
     from harness.ask import Asked, ask
     from harness.cli.console import reporting
-    from harness.cli.signals import run_interruptibly
     from harness.config import RunConfig
     from harness.errors import InputError
     from harness.models import DEFAULT_MODEL
+    from harness.signals import run_interruptibly
 
     if not question.strip():
         raise InputError("The question is blank.")

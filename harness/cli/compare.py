@@ -81,8 +81,8 @@ def compare_command(
 
 def _score(settings: Any) -> Path:
     from harness.cli.console import reporting
-    from harness.cli.signals import run_interruptibly
     from harness.runner import run
+    from harness.signals import run_interruptibly
 
     with reporting() as reporter:
         return run_interruptibly(run(settings, reporter.report, reporter.progress, None)).folder

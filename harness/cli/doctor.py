@@ -28,9 +28,9 @@ def doctor_command(
 
     Each line says pass, warn or fail, and the cure. The exit code is 1 if any line fails.
     """
-    from harness.cli.signals import run_interruptibly
     from harness.doctor import Finding, diagnose
     from harness.models import DEFAULT_MODEL
+    from harness.signals import run_interruptibly
 
     findings: list[Finding] = []
 

@@ -53,9 +53,9 @@ def run_command(
     Example: harness run --suite awareness --adapter safe_l22 --adapter risky_l22
     """
     from harness.cli.console import reporting
-    from harness.cli.signals import run_interruptibly
     from harness.errors import InputError
     from harness.runner import run
+    from harness.signals import run_interruptibly
 
     flags = {
         "suite": split(suite),

@@ -46,7 +46,7 @@ def serve_command(
     """
     from harness import serving
     from harness.cli.console import reporting
-    from harness.cli.signals import run_interruptibly
+    from harness.signals import run_interruptibly
     from servers import launch
 
     if status:

@@ -75,9 +75,9 @@ def sweep_command(
     """
     from harness.cli.grid import watching
     from harness.cli.run import split
-    from harness.cli.signals import run_interruptibly
     from harness.errors import InputError
     from harness.experiments.sweep.run import resumed_config, sweep
+    from harness.signals import run_interruptibly
 
     flags = {
         "vector": vector,

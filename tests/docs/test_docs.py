@@ -54,7 +54,7 @@ def test_commands_run(embedded_model: Path, tmp_path: Path) -> None:
     port = str(free_port())
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "harness"
-    script.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from harness.cli import main; main()' \"$@\"\n")
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m harness "$@"\n')
     script.chmod(0o755)
     environment = os.environ | {
         "HARNESS_CACHE": str(cache),

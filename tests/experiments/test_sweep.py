@@ -214,7 +214,7 @@ def test_the_server_agrees_with_the_process(server: str, tmp_path: Path, selecto
 
 
 def test_a_sweep_on_a_server_survives_kill_9(server: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from harness.cli import main; main()"]
+    command = [sys.executable, "-m", "harness"]
     command += flags(
         server, tmp_path, "--suite", "ood", "--limit", "6", "--batch-size", "2", "--concurrency", "2"
     )

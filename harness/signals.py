@@ -16,6 +16,26 @@ SECONDS = 1.9
 """After the first signal. What is still in the way then (a model being converted or imported) is cut off."""
 
 
+def interrupt_in_time() -> None:
+    """Make Ctrl-C end the process in time, whatever it does then.
+
+    Python raises KeyboardInterrupt wherever the main thread is. In a weak reference's callback or a finaliser, as
+    imports have many, that is printed and forgotten, and a long native call does not see it at all.
+    """
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        _end_later(signum)
+        signal.default_int_handler(signum, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def _end_later(signum: int) -> None:
+    deadline = threading.Timer(SECONDS, os._exit, [128 + signum])
+    deadline.daemon = True
+    deadline.start()
+
+
 class _Stop:
     """The first signal cancels the task; a second one, or the deadline, ends the process where it stands.
 
@@ -33,9 +53,7 @@ class _Stop:
         if self.signum is not None:
             os._exit(128 + signum)
         self.signum = signum
-        deadline = threading.Timer(SECONDS, os._exit, [128 + signum])
-        deadline.daemon = True
-        deadline.start()
+        _end_later(signum)
         self._loop.call_soon_threadsafe(self._task.cancel)
 
 
