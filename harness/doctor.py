@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness import probe
+from harness import packages, probe
 from harness.client import ScoringClient
 from harness.engines import ensure_vector_loaded, served_model_info
 from harness.errors import HarnessError, ServerError
@@ -102,6 +102,9 @@ def _device() -> Finding:
         )
     if build == "gpu" and not gpu:
         return Finding("vLLM", "fail", f"{text}, but no GPU is seen", "pip install 'selfreport-harness[cpu]'")
+    if broken := packages.broken_companions():
+        told = "; ".join(f"{name} can't be imported ({said})" for name, said in broken.items())
+        return Finding("vLLM", "fail", f"{text}, but {told}", f"pip uninstall -y {' '.join(broken)}")
     return Finding("vLLM", "pass", text)
 
 
@@ -253,7 +256,7 @@ def _reference(client: ScoringClient, place: Path, model: str) -> Engine | Findi
     try:
         from harness.reference.engine import ReferenceEngine
     except ImportError as e:
-        return Finding(check, "warn", f"not compared ({e})", "pip install 'selfreport-harness[train]'")
+        return Finding(check, "warn", f"not compared ({e})", packages.cure(e))
     return ReferenceEngine(str(place), model if model in MODELS else client.base_name)
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InputError, RunError, unknown
+from harness.packages import cure
 from harness.paths import cache_dir
 
 Report = Callable[[str], None]
@@ -209,9 +210,7 @@ def _convert(gguf: Path, out: Path) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
     except ImportError as e:
-        raise RunError(
-            f"Converting the model needs torch and transformers ({e}). Install the extra 'train'."
-        ) from e
+        raise InputError(cure(e) or f"Converting the model needs torch and transformers ({e}).") from e
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

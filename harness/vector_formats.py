@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from harness.errors import InputError, unknown
 from harness.modelinfo import model_info
 from harness.models import MODELS, is_prepared
+from harness.packages import cure
 from harness.vectors import FloatVector, SteeringVector, VectorConfig, check_base, read_tensors, write_vector
 
 
@@ -156,7 +157,7 @@ def _gguf() -> Any:
     try:
         import gguf
     except ImportError as e:
-        raise InputError("GGUF files need the package 'gguf': install the extra 'train'.") from e
+        raise InputError(cure(e) or f"GGUF files can't be read ({e}).") from e
     return gguf
 
 

@@ -7,7 +7,8 @@ below and logged in OUT/candidates.jsonl, where one that is there is not tried a
 behaviours, three seeds with the settings chosen:
 accuracy on development, test and held-out questions into OUT/accuracy.parquet, and the shift of every stem of
 the self-report suites against the base model (log-odds of risky over safe, nats) into OUT/shifts.parquet. Times
-are in OUT/times.json. What OUT holds of other kinds and formats stays. Trainings may use TF32 products; the suites are scored without.
+are in OUT/times.json. What OUT holds of other kinds and formats stays. Trainings may use TF32 products; the suites are
+scored without.
 
 The rule: the highest mean choice accuracy over behaviours and layers on development questions; among those
 within one percentage point of it, the fewest prompts.
@@ -130,7 +131,9 @@ def search(
     for settings in tried:
         shown = settings.model_dump(mode="json", exclude={"behavior", "layers", "seed"})
         # A line may be older than some settings, which have their defaults here.
-        earlier = [line["mean"] for line in known if line["kind"] == name and shown | line["settings"] == shown]
+        earlier = [
+            line["mean"] for line in known if line["kind"] == name and shown | line["settings"] == shown
+        ]
         if earlier:
             results.append((earlier[-1], settings))
             continue

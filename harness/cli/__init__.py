@@ -107,3 +107,10 @@ def main() -> None:
     except HarnessError as e:
         sys.stderr.write(f"Error: {e}\n")
         sys.exit(e.exit_code)
+    except ImportError as e:
+        from harness.packages import cure
+
+        if (sentence := cure(e)) is None:
+            raise
+        sys.stderr.write(f"Error: {sentence}\n")
+        sys.exit(2)

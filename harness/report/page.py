@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.errors import InputError, RunError
+from harness.packages import cure
 from harness.report import charts
 from harness.report.material import Material
 from harness.report.parts import Claim, Section
@@ -100,9 +101,7 @@ def write(
         import altair  # noqa: F401
         import vl_convert  # noqa: F401
     except ImportError as e:
-        raise InputError(
-            f"Figures need the extra 'report': pip install 'selfreport-harness[report]' ({e})."
-        ) from e
+        raise InputError(cure(e) or f"Figures can't be made ({e}).") from e
     report("Making the sections")
     sections = sections_of(material)
     text = render(sections, title)

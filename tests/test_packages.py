@@ -1,0 +1,54 @@
+"""A package that is missing or of the wrong build is named in a sentence with what mends it; never a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.packages import EXTRAS, cure
+from tests.conftest import run_cli
+from tests.docs.pages import ROOT
+
+TRAIN = ("train", "lora", "--behavior", "safe", "--layers", "22", "--output-dir")
+
+
+def shadowed(folder: Path, package: str, text: str) -> str:
+    """Return a PYTHONPATH on which a package is another one."""
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").write_text(text)
+    return f"{folder}:{ROOT}"
+
+
+@pytest.mark.parametrize("package", ["torch", "peft"])
+def test_a_missing_package(package: str, tmp_path: Path) -> None:
+    text = f"raise ModuleNotFoundError(name='{package}')"
+    done = run_cli(*TRAIN, str(tmp_path / "mine"), PYTHONPATH=shadowed(tmp_path, package, text))
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        f"Error: This needs {package}, of the extra 'train': pip install 'selfreport-harness[train]'\n"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_torchvision_of_another_build(tmp_path: Path) -> None:
+    """As pip leaves it where vLLM's CPU build is installed without PyTorch's CPU index."""
+    text = "raise RuntimeError('operator torchvision::nms does not exist')"
+    done = run_cli(*TRAIN, str(tmp_path / "mine"), PYTHONPATH=shadowed(tmp_path, "torchvision", text))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert (
+        "torchvision is of another build than torch (operator torchvision::nms does not exist)" in done.stderr
+    )
+    assert done.stderr.endswith("pip uninstall -y torchvision\n")
+
+
+def test_what_nobody_can_mend_stays_an_error() -> None:
+    assert cure(ImportError("no cure", name="json")) is None
+
+
+def test_every_extra_is_one_of_ours() -> None:
+    import tomllib
+
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS.values()) <= set(known)
