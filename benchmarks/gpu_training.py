@@ -22,7 +22,8 @@ from typing import Any
 import torch
 import transformers
 
-from harness.training import fused, lora, plan
+from harness.reference import fused
+from harness.training import lora, plan
 from harness.training.blocks import Blocks
 from harness.training.data import Example, Question
 from harness.training.groups import Group, train_group

@@ -17,11 +17,11 @@ PROMPT, DECODED = 96, 128
 """Tokens of a scoring prompt; tokens that a decoding request generates."""
 
 
-async def _all(kind: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+async def _all(kind: str, bodies: list[dict[str, Any]], in_flight: int) -> list[dict[str, Any]]:
     async with aiohttp.ClientSession(
         f"http://127.0.0.1:{PORTS[kind]}",
-        connector=aiohttp.TCPConnector(limit=SEQS),
-        timeout=aiohttp.ClientTimeout(total=300),
+        connector=aiohttp.TCPConnector(limit=in_flight),
+        timeout=aiohttp.ClientTimeout(total=570),
     ) as session:
 
         async def ask(body: dict[str, Any]) -> dict[str, Any]:
@@ -34,9 +34,9 @@ async def _all(kind: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return list(await asyncio.gather(*map(ask, bodies)))
 
 
-def ask_all(kind: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Send requests, up to SEQS in flight; return the answers in order."""
-    return asyncio.run(_all(kind, bodies))
+def ask_all(kind: str, bodies: list[dict[str, Any]], in_flight: int = SEQS) -> list[dict[str, Any]]:
+    """Send requests, so many in flight; return the answers in order."""
+    return asyncio.run(_all(kind, bodies, in_flight))
 
 
 def timed(kind: str, bodies: list[dict[str, Any]]) -> float:

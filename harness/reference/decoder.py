@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from harness.errors import InputError
+from harness.reference.fused import PLAIN, Ops
 from harness.reference.hooks import decoder_layers
 
 Rope = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -28,12 +29,17 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 class Decoder:
     """The parts of a transformers causal language model.
 
+    Args:
+        model: the model, bare or wrapped by peft.
+        ops: the arithmetic between matrix products; fused, an MLP's own hooks don't fire.
+
     Raises:
         InputError: an architecture whose layers are not known here.
 
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, ops: Ops = PLAIN) -> None:
+        self._ops = ops
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.layers = decoder_layers(model)
         self.core = _owner(model, self.layers)
@@ -87,15 +93,17 @@ class Decoder:
 
         """
         attention = self.layers[index].self_attn
-        x = self.layers[index].input_layernorm(h)
+        norm = self._ops.norm
+        x = norm(self.layers[index].input_layernorm, h)
         shape = (*h.shape[:-1], -1, attention.head_dim)
         q = attention.q_proj(x).view(shape)
         k = attention.k_proj(x).view(shape)
         v = attention.v_proj(x).view(shape).transpose(1, 2)
         if hasattr(attention, "q_norm"):
-            q, k = attention.q_norm(q), attention.k_norm(k)
-        cos, sin = (part[:, None] for part in rope[self.kinds[index]])
-        return _rotate(q.transpose(1, 2), cos, sin), _rotate(k.transpose(1, 2), cos, sin), v
+            q, k = norm(attention.q_norm, q), norm(attention.k_norm, k)
+        cos, sin = (part[:, :, None] for part in rope[self.kinds[index]])
+        q, k = self._ops.rotate(q, cos, sin), self._ops.rotate(k, cos, sin)
+        return q.transpose(1, 2), k.transpose(1, 2), v
 
     def attend(self, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Return causal attention over whole sequences that start at position 0.
@@ -136,7 +144,7 @@ class Decoder:
         """Add a layer's attention output to the stream; ``mixed`` ``[..., heads × head size]`` is before W_O."""
         layer = self.layers[index]
         out = layer.self_attn.o_proj(mixed)
-        return h + (layer.post_attention_layernorm(out) if self._four_norms else out)
+        return h + (self._ops.norm(layer.post_attention_layernorm, out) if self._four_norms else out)
 
     def written(self, index: int, values: torch.Tensor) -> torch.Tensor:
         """Return what each head's values ``[heads, n, head size]`` write to the stream: ``[heads, n, hidden]``.
@@ -162,18 +170,26 @@ class Decoder:
         """Return the output of a layer's MLP, the hook point ``mlp_out``."""
         layer = self.layers[index]
         norm = layer.pre_feedforward_layernorm if self._four_norms else layer.post_attention_layernorm
-        return layer.mlp(norm(h))
+        x, mlp = self._ops.norm(norm, h), layer.mlp
+        if self._ops is PLAIN:
+            out: torch.Tensor = mlp(x)
+            return out
+        return mlp.down_proj(self._ops.gated(mlp.gate_proj(x), mlp.up_proj(x), mlp.act_fn))
 
     def after_mlp(self, index: int, h: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Add a layer's MLP output to the stream: ``resid_post``."""
-        return h + (self.layers[index].post_feedforward_layernorm(out) if self._four_norms else out)
+        return h + (
+            self._ops.norm(self.layers[index].post_feedforward_layernorm, out) if self._four_norms else out
+        )
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         """Return float32 logits ``[..., vocabulary]`` of what the last layer hands on."""
         return self._capped(self._head(self.core.norm(h)))
 
     def logits_of(self, h: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the logits of a few tokens alone.
+        """Return the logits of a few tokens alone, with their rows of the head in float32.
+
+        A bfloat16 head would round them to steps of up to 0.125.
 
         Args:
             h: ``[batch, rows, hidden]``.
@@ -183,8 +199,8 @@ class Decoder:
             float32 ``[batch, rows, tokens]``.
 
         """
-        rows = self._head.weight[tokens]
-        return self._capped(self.core.norm(h) @ rows.transpose(1, 2))
+        rows = self._head.weight[tokens].float()
+        return self._capped(self._ops.norm(self.core.norm, h).float() @ rows.transpose(1, 2))
 
     def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         logits = logits.float()
@@ -197,9 +213,3 @@ def _owner(model: Any, layers: Any) -> Any:
         if getattr(module, "layers", None) is layers:
             return module
     raise InputError(f"{type(model).__name__} has no module that holds its layers.")
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + turned * sin

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harness.reference import fused
 from harness.reference.decoder import SLIDING, Decoder, Rope
 from harness.spec import ScaleMode
 
@@ -80,6 +81,7 @@ class Sweeper:
         selector: which tokens will be steered.
         bos_id: the token that ``all`` leaves out at the start of a prompt.
         max_tokens: states of so many tokens are held at once.
+        compiled: fuse what lies between matrix products by torch.compile; left out: on a GPU.
 
     """
 
@@ -93,8 +95,11 @@ class Sweeper:
         *,
         bos_id: int | None = None,
         max_tokens: int = 8192,
+        compiled: bool | None = None,
     ) -> None:
-        self.decoder = Decoder(model)
+        compiled = model.device.type == "cuda" if compiled is None else compiled
+        self._ops = fused.compiled() if compiled else fused.PLAIN
+        self.decoder = Decoder(model, self._ops)
         self._selector = selector
         self._max_tokens = max_tokens
         self._bos = bos_id
@@ -211,10 +216,10 @@ class Sweeper:
         q, k, v = decoder.qkv(index, h.transpose(0, 1), rope)
         kv, per = decoder.kv_heads, decoder.heads // decoder.kv_heads
         q = q.unflatten(1, (kv, per))
-        earlier = q.flatten(2, 3) @ group.keys[index].transpose(2, 3) * decoder.scaling(index)
-        earlier = earlier.float() + masks[decoder.kinds[index]]
-        own = (q.float() * k[:, :, None].float()).sum(-1) * decoder.scaling(index)
-        weights = torch.cat((earlier, own.flatten(2)[..., None]), -1).softmax(-1).to(h.dtype)
+        earlier = q.flatten(2, 3) @ group.keys[index].transpose(2, 3)
+        own = (q.float() * k[:, :, None].float()).sum(-1).flatten(2)[..., None]
+        mask = masks[decoder.kinds[index]]
+        weights = self._ops.weights(earlier, own, mask, decoder.scaling(index))
         mixed = weights[..., :-1] @ group.values[index]
         mixed = (
             mixed.unflatten(2, (per, rows))
@@ -275,7 +280,8 @@ class Sweeper:
         for start in range(0, len(flat), at_once):
             logits = decoder.logits(flat[start : start + at_once])
             total = logits.logsumexp(-1, keepdim=True)
-            found.append(logits.gather(1, wanted[start : start + at_once]) - total)
+            exact = decoder.logits_of(flat[start : start + at_once, None], wanted[start : start + at_once])
+            found.append(exact[:, 0] - total)
             top, ids = logits.max(-1)
             tops.append(top - total[:, 0])
             top_ids.append(ids)

@@ -14,8 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from harness.errors import InputError
+from harness.reference import fused
 from harness.reference.hooks import decoder_layers
-from harness.training import fused
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of positions, each ``[rows or 1, T, d]``."""

@@ -23,8 +23,9 @@ from harness.adapters import NAME, RECORD, shipped_adapters
 from harness.errors import InputError, RunError
 from harness.models import MODELS, file_sha256, prepare, resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
+from harness.reference import fused
 from harness.results import write_json
-from harness.training import fused, lora, record
+from harness.training import lora, record
 from harness.training.blocks import Blocks, sizes
 from harness.training.climb import Climb, LoraClimb
 from harness.training.data import Question, load_questions, questions_file, splits_of

@@ -117,6 +117,23 @@ def test_the_base_model_and_bare_logits(models: dict[str, Any], family: str) -> 
             assert np.abs(apart[0] - apart[1]).max() <= 1e-4
 
 
+@pytest.mark.parametrize("selector", ["last", "all"])
+def test_fused_arithmetic_says_the_same(models: dict[str, Any], selector: Selector) -> None:
+    prompts = [tiny.prompt(0, 60), tiny.prompt(1, 30)]
+    strengths = Strengths((0, 1, 2), (0.1, -0.2), selector)
+    vector = np.ones(tiny.HIDDEN, dtype=np.float32)
+    plain, fused = (
+        list(
+            Sweeper(
+                models["gemma3"], prompts, [[5, 9]] * 2, selector, bos_id=tiny.BOS, compiled=compiled
+            ).sweep(vector, strengths)
+        )
+        for compiled in (False, True)
+    )
+    for one, other in zip(plain, fused, strict=True):
+        assert np.abs(one.logits - other.logits).max() <= 1e-4
+
+
 def test_an_unknown_architecture_is_refused() -> None:
     config = transformers.MistralConfig(
         hidden_size=32,

@@ -1,4 +1,4 @@
-"""The arithmetic between matrix products, as it stands or fused by torch.compile.
+"""The arithmetic between matrix products, as it stands or fused by torch.compile: for sweeps and for training.
 
 Between two products a layer does little arithmetic and moves much memory; fused, each of these reads its inputs
 once. The float32 inside a norm is the modules' own.
@@ -20,11 +20,12 @@ _SHAPES = 64
 
 @dataclass(frozen=True)
 class Ops:
-    """Norm of a module, gate, rotation of heads by position."""
+    """Norm of a module, gate, rotation of heads by position, attention's weights of a last token."""
 
     norm: Callable[[Any, torch.Tensor], torch.Tensor]
     gated: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
     rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    weights: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float, gemma: bool) -> torch.Tensor:
@@ -43,12 +44,18 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat((-right, left), -1) * sin
 
 
+def _weights(earlier: torch.Tensor, own: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Return the softmax of q·k with earlier keys ``[..., n]`` and with the token's own ``[..., 1]``."""
+    scores = torch.cat((earlier.float() * scaling + mask, own * scaling), -1)
+    return scores.softmax(-1).to(earlier.dtype)
+
+
 def _module(norm: Any, x: torch.Tensor) -> torch.Tensor:
     out: torch.Tensor = norm(x)
     return out
 
 
-PLAIN = Ops(_module, _gated, _rotate)
+PLAIN = Ops(_module, _gated, _rotate, _weights)
 
 
 @cache
@@ -56,7 +63,9 @@ def compiled() -> Ops:
     """Return the same, compiled for rows of any number: inputs of all ranks are brought to one."""
     dynamo: Any = torch._dynamo
     dynamo.config.recompile_limit = _SHAPES
-    fused_norm, fused_gated, fused_rotate = (torch.compile(f, dynamic=True) for f in (_norm, _gated, _rotate))
+    fused_norm, fused_gated, fused_rotate, fused_weights = (
+        torch.compile(f, dynamic=True) for f in (_norm, _gated, _rotate, _weights)
+    )
 
     def norm(module: Any, x: torch.Tensor) -> torch.Tensor:
         gemma = type(module).__name__.startswith("Gemma")
@@ -76,7 +85,7 @@ def compiled() -> Ops:
         out: torch.Tensor = fused_rotate(x.reshape(-1, heads, width), cos, sin)
         return out.view(x.shape)
 
-    return Ops(norm, gated, rotate)
+    return Ops(norm, gated, rotate, fused_weights)
 
 
 @contextmanager

@@ -1,0 +1,69 @@
+"""Command line: ``python3 -m benchmarks.gpu_sweep COMMAND``; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from benchmarks.gpu_steering.places import OUT, WORK
+
+SERVERS = ["plain", "plugin"]
+
+
+def first(part: float, until: float) -> None:
+    """Write the checkpoint from a model in memory, and measure everything in process with it."""
+    from benchmarks.gpu_steering.prepare import checkpoint
+    from benchmarks.gpu_sweep import process
+
+    for folder in (WORK, OUT):
+        folder.mkdir(parents=True, exist_ok=True)
+    for stale in (WORK / "results.json", *WORK.glob("sweep-*.json")):
+        stale.unlink(missing_ok=True)
+    process.measure(checkpoint(), part, until)
+
+
+def second(part: float, until: float) -> None:
+    """Start both servers, measure over HTTP, stop them."""
+    from benchmarks.gpu_steering import servers
+    from benchmarks.gpu_sweep import over_http
+
+    servers.start(SERVERS)
+    try:
+        servers.wait(SERVERS, 400)
+        over_http.measure(part, until)
+    finally:
+        servers.stop(SERVERS)
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_sweep")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what, seconds in (
+        ("first", "checkpoint, and everything in process", 250.0),
+        ("second", "two servers, and everything over HTTP", 330.0),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument(
+            "--part", type=float, default=0.1, help="of layers × strengths, for slow contenders"
+        )
+        command.add_argument(
+            "--seconds",
+            type=float,
+            default=seconds,
+            help="no whole sweep of a slow one is begun after that many",
+        )
+    report = commands.add_parser("report", help="write and print the table: claim, figure, bound")
+    report.add_argument("results", type=Path, help="results.json of the GPU host's commands")
+    args = parser.parse_args()
+    if args.command == "report":
+        from benchmarks.gpu_sweep.report import write_report
+
+        print(write_report(args.results))
+    else:
+        {"first": first, "second": second}[args.command](args.part, time.time() + args.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The steered server, itself unsteered, and a plain one, asked in turn: 40 prompts a request."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+from benchmarks.gpu_steering.cases import random_prompt
+from benchmarks.gpu_steering.client import ask_all
+from benchmarks.gpu_steering.places import NAME
+from benchmarks.gpu_sweep.grid import LENGTH, PROMPTS, VECTOR, Cells, Scores, cells, keep, prompts, wanted
+
+IN_FLIGHT = 16
+"""Requests, of 40 prompts each."""
+UNSTEERED, OURS, PLAIN = "unsteered server, same prompts", "ours over HTTP", "plain vLLM, no reuse"
+
+
+def _body(model: str, asked: list[list[int]]) -> dict[str, Any]:
+    return {
+        "model": model,
+        "prompt": asked,
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 2,
+        "logprob_token_ids": wanted(),
+        "return_tokens_as_token_ids": True,
+    }
+
+
+def _ask(where: str, grid: Cells, bodies: list[dict[str, Any]]) -> Scores:
+    first, second = wanted()
+    found: Scores = {}
+    for (layer, alpha), answer in zip(grid, ask_all(where, bodies, IN_FLIGHT), strict=True):
+        for choice in answer["choices"]:
+            top = choice["logprobs"]["top_logprobs"][0]
+            found[choice["index"], layer, alpha] = top[f"token_id:{first}"] - top[f"token_id:{second}"]
+    return found
+
+
+def ask(selector: str, name: str, grid: Cells) -> None:
+    """Send a contender's requests and keep what they took."""
+    asked, rng = prompts(), random.Random(time.time_ns())
+    if name == OURS:
+        fields = [f"@L{layer}.resid_post@{alpha:.3f}rel@{selector}" for layer, alpha in grid]
+        bodies = [_body(VECTOR + own, asked) for own in fields]
+    elif name == UNSTEERED:
+        bodies = [_body(NAME, asked) for _ in grid]
+    else:
+        bodies = [_body(NAME, [random_prompt(rng, LENGTH) for _ in range(PROMPTS)]) for _ in grid]
+    began = time.perf_counter()
+    scores = _ask("plain" if name == PLAIN else "plugin", grid, bodies)
+    seconds = time.perf_counter() - began
+    keep(selector, name, len(scores), seconds, scores if name == OURS else {})
+
+
+def measure(part: float, until: float) -> None:
+    """Measure ``last`` between two of the unsteered server, ``all`` between two of the plain one; then the whole."""
+    some = cells(part)
+    for where in ("plugin", "plain"):
+        _ask(where, some[:1] * 4, [_body(NAME, prompts())] * 4)
+    for name in (UNSTEERED, OURS, UNSTEERED, OURS, UNSTEERED, PLAIN):
+        ask("last", name, some)
+    for name in (PLAIN, OURS, PLAIN):
+        ask("all", name, some)
+    for name in (UNSTEERED, OURS):
+        if time.time() < until:
+            ask("last", name, cells())

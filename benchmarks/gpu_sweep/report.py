@@ -1,0 +1,146 @@
+"""``reports/benchmarks/gpu_sweep.md`` from a GPU host's results; ``scripts/evidence`` reads ``claims`` too."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.gpu_sweep.over_http import OURS, PLAIN, UNSTEERED
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
+RESULTS: Final = FOLDER / "gpu_sweep.json"
+IN_PROCESS: Final = "ours in process"
+HOOKS: Final = "hooks in process"
+NOISE: Final = 0.105
+"""Of a request's largest of 48 differences, the median over 256: ``gpu_steering.md``, plain server."""
+WHAT: Final = {
+    HOOKS: "transformers with hooks, in batches of 40",
+    "cached in process": "the same with its KV cache reused",
+    PLAIN: "plain vLLM, no reuse",
+    UNSTEERED: "our server unsteered, on the same cached prompts",
+    OURS: "ours, over HTTP, one API process",
+    "ours not fused in process": "ours, in-process, without torch.compile",
+    IN_PROCESS: "ours, in-process",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, what was measured, and what is asked for: at most, or at least, ``bound``."""
+
+    text: str
+    figure: float
+    bound: float
+    at_least: bool = False
+    unit: str = "s"
+
+    @property
+    def holds(self) -> bool:
+        """Whether it does."""
+        return self.figure >= self.bound if self.at_least else self.figure <= self.bound
+
+
+def claims(results: Mapping[str, Any]) -> Iterator[Claim]:
+    """Yield what the measurements that are there say of each goal."""
+    last, every = results.get("sweep_last", {}), results.get("sweep_all", {})
+    for runs, selector, bound in ((last, "last", 1.2), (every, "all", 85.0)):
+        if IN_PROCESS in runs:
+            yield Claim(f"in-process, `{selector}`: the whole sweep", _seconds(runs[IN_PROCESS]), bound)
+            yield from _agreement(f"in-process, `{selector}`", runs[IN_PROCESS])
+    if OURS in last:
+        for scaled in (True, False):
+            ours, bare = (
+                [run for run in last.get(name, []) if run["scaled"] == scaled] for name in (OURS, UNSTEERED)
+            )
+            if ours and bare:
+                what = "a seeded part" if scaled else "the whole sweep"
+                ratio = _seconds(bare) / _seconds(ours)
+                text = f"over HTTP, `last`, {what}: rate beside the same server unsteered"
+                yield Claim(text, ratio, 0.97, True, "×")
+        yield Claim("over HTTP, `last`: the whole sweep (stretch)", _seconds(last[OURS]), 31.0)
+        yield from _agreement("over HTTP, `last`", last[OURS])
+    if OURS in every and PLAIN in every:
+        ratio = _seconds(every[OURS]) / _seconds(every[PLAIN])
+        yield Claim("over HTTP, `all`: time beside plain vLLM", ratio, 1.05, unit="×")
+        yield from _agreement("over HTTP, `all`", every[OURS])
+
+
+def _seconds(runs: list[dict[str, Any]]) -> float:
+    """Return the median; of whole sweeps alone, if there are any."""
+    whole = [run for run in runs if not run["scaled"]] or runs
+    return statistics.median(run["whole_seconds"] for run in whole)
+
+
+def _agreement(who: str, runs: list[dict[str, Any]]) -> Iterator[Claim]:
+    """Hold the median difference from transformers with hooks against the noise floor of bfloat16."""
+    found = [run["agreement"][HOOKS] for run in runs if HOOKS in run["agreement"]]
+    if found:
+        median = max(own["median"] for own in found)
+        passes = found[0]["passes"]
+        yield Claim(
+            f"{who}: median difference from transformers with hooks, {passes:,} passes; bound: the spread that "
+            "plain vLLM's bfloat16 answers have about theirs",
+            median,
+            NOISE,
+            unit="nats",
+        )
+
+
+def table(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of claims and of contenders."""
+    yield "| claim | figure | bound | |"
+    yield "|---|---|---|---|"
+    for claim in claims(results):
+        sign = "≥" if claim.at_least else "≤"
+        verdict = "met" if claim.holds else "**missed**"
+        yield f"| {claim.text} | {claim.figure:.3g} {claim.unit} | {sign} {claim.bound:g} | {verdict} |"
+    yield "\nEach run, scaled to 46,080 passes where it is marked. Nats: the scores' standard deviation over passes,"
+    yield "largest and median difference from transformers with hooks, and from the contender's own run before.\n"
+    yield "| contender | selector | seconds | passes/s | peak memory | spread | from hooks | from itself |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for selector in ("last", "all"):
+        runs = results.get(f"sweep_{selector}", {})
+        for name in (name for name in WHAT if name in runs):
+            own = runs[name]
+            seconds = ", ".join(
+                f"{run['whole_seconds']:.2f}{' (scaled)' if run['scaled'] else ''}" for run in own
+            )
+            rate = statistics.median(run["whole_passes"] / run["whole_seconds"] for run in own)
+            spread = f"{own[-1]['spread']:.2g}" if "spread" in own[-1] else "–"
+            memory = max(run["peak_memory_bytes"] for run in own)
+            yield (
+                f"| {WHAT[name]} | {selector} | {seconds} | {rate:,.0f} | "
+                f"{f'{memory / 2**30:.1f} GiB' if memory else '–'} | {spread} | {_gaps(own, HOOKS)} | "
+                f"{_gaps(own, name)} |"
+            )
+
+
+def _gaps(runs: list[dict[str, Any]], other: str) -> str:
+    found = [run["agreement"][other] for run in runs if other in run["agreement"]]
+    if not found:
+        return "–"
+    return f"{max(own['max'] for own in found):.3g}, {max(own['median'] for own in found):.2g}"
+
+
+def write_report(path: Path) -> str:
+    """Keep the results, write the report from them, and return its text."""
+    results = json.loads(path.read_text("utf-8"))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    shown = "\n".join(table(results))
+    server = results.get("capability", {}).get("plugin")
+    engine = f"vLLM {server['vllm']}, " if server else ""
+    text = (
+        "# The sweep on a GPU\n\n"
+        f"{results['machine']['name']}; {engine}Gemma 3 12B's shape, random "
+        "weights, bfloat16; 40 prompts of 96 tokens, 48 layers, 24 strengths: 46,080 passes. What is compared is the "
+        "difference of two tokens' logits, from a float32 head everywhere. Servers run side by side and are asked "
+        "over HTTP, 40 prompts a request, 16 requests in flight. Written by `python -m benchmarks.gpu_sweep report` "
+        f"from `{RESULTS.name}`.\n\n{shown}\n"
+    )
+    RESULTS.with_suffix(".md").write_text(text, "utf-8")
+    return text
