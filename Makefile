@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: docs package help demo test test-steering chaos interop pages evidence fresh-clone check format clean setup-demo setup-test
+.PHONY: docs package help demo test test-steering chaos interop pages reproduce-killed evidence fresh-clone check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ pages: setup-test  ## Rebuild the reference report from its runs, test pages in 
 		adapters/*backdoor*/training.json) --output-dir reports/smollm2-135m
 	REQUIRE_BROWSER=1 $(PY) -m pytest tests/pages
 	$(PY) -m scripts.screens reports/smollm2-135m/report.html
+
+reproduce-killed: setup-test  ## Reproduce everything undisturbed and again killed twice, and compare: two hours
+	$(PY) -m scripts.reproduce_killed reports/reproduce --seed 1
 
 interop: setup-test  ## Score suites through lm-eval, Inspect, promptfoo, openai and curl, and compare each item: half an hour
 	$(PY) -m scripts.interop

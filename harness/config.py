@@ -21,6 +21,8 @@ class RunConfig(BaseModel):
     """Folders in which adapters are looked up by name, after the shipped ones."""
     model: str = DEFAULT_MODEL
     engine: Literal["server", "reference"] = "server"
+    device: str = "cpu"
+    """A torch device for the reference engine; a server has its own."""
     base_url: str | None = None
     api_key: str | None = Field(default=None, exclude=True)
     tokenizer: str | None = None

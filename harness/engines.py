@@ -47,7 +47,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
             prepare(config.model, report)
         subjects = _subjects(config, folders)
         report("Loading the model in float32")
-        yield ReferenceEngine(resolve_model(config.model), config.model), subjects
+        yield ReferenceEngine(resolve_model(config.model), config.model, device=config.device), subjects
         return
     if config.base_url:
         async with _client(config, config.base_url) as client:

@@ -13,6 +13,24 @@ from harness.errors import InputError
 from harness.models import resolve_model
 
 _SAMPLES, _BLOCK = 64, 1 << 16
+SHAPES: dict[str, dict[str, Any]] = {
+    "google/gemma-3-12b-it": {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": {
+            "model_type": "gemma3_text",
+            "hidden_size": 3840,
+            "intermediate_size": 15360,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 256,
+            "vocab_size": 262208,
+            "sliding_window": 1024,
+        },
+    }
+}
+"""Config numbers of hub models that can be planned for without access to the hub."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,8 @@ def model_info(model: str) -> ModelInfo:
     place = resolve_model(model)
     if Path(place).is_dir():
         return read_config(Path(place), model)
+    if place in SHAPES:
+        return from_config(SHAPES[place], model)
     from transformers import AutoConfig
 
     try:

@@ -39,27 +39,27 @@ def check_writable(config: RunConfig) -> None:
         raise InputError(f"{place}: can't be written ({e.strerror}). Give a writable --output-dir.") from e
 
 
-def new_folder(config: RunConfig) -> Path:
-    """Make a run's folder.
+def new_folder(config: RunConfig, folder: Path | None = None) -> Path:
+    """Make a run's folder: the one given, or one named by the time.
 
     Raises:
         RunError: the disk is full or not writable.
 
     """
-    return make_folder(config.output_dir or runs_dir())
+    return make_folder(config.output_dir or runs_dir(), folder)
 
 
-def make_folder(place: Path) -> Path:
-    """Make a folder named by the time.
+def make_folder(place: Path, folder: Path | None = None) -> Path:
+    """Make a folder named by the time, or the one given, which may be there without a manifest.
 
     Raises:
         RunError: the disk is full or not writable.
 
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = place / f"{stamp}-{secrets.token_hex(2)}"
+    known, folder = folder is not None, folder or place / f"{stamp}-{secrets.token_hex(2)}"
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=known)
     except OSError as e:
         raise RunError(f"{folder}: can't be made ({e.strerror}). Give a writable --output-dir.") from e
     return folder

@@ -32,8 +32,11 @@ async def run(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
     resume: Path | None = None,
+    folder: Path | None = None,
 ) -> Finished:
     """Run suites on subjects and write the run folder; with ``resume``, go on with that folder's run.
+
+    A new run makes ``folder``, or one named by the time in the settings' ``output_dir``.
 
     Raises:
         InputError: something given is not usable; raised before anything is scored.
@@ -51,7 +54,7 @@ async def run(
         async with open_engine(config, report) as (engine, subjects):
             builder = PromptBuilder(engine.tokenizer)
             plan = Plan(tuple(encode_suite(suite, builder) for suite in suites), tuple(subjects))
-            folder = resume or new_folder(config)
+            folder = resume or new_folder(config, folder)
             manifest = make_manifest(folder.name, config, plan, engine)
             if resume:
                 before = read_manifest(resume)

@@ -18,6 +18,7 @@ from harness.cli import (
     imports,
     patch,
     report,
+    reproduce,
     run,
     serve,
     sweep,
@@ -64,6 +65,7 @@ app.command("compare")(compare.compare_command)
 app.command("view")(report.view_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("patch")(patch.patch_command)
+app.command("reproduce")(reproduce.reproduce_command)
 app.command("ask")(ask.ask_command)
 app.command("serve")(serve.serve_command)
 app.command("doctor")(doctor.doctor_command)

@@ -13,6 +13,9 @@ Suites = Annotated[
 Folders = Annotated[list[Path] | None, typer.Option(help="Folder to look adapters up in; repeatable.")]
 Model = Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")]
 EngineKind = Annotated[str | None, typer.Option(help="server or reference (transformers, float32).")]
+Device = Annotated[
+    str | None, typer.Option(help="Where transformers computes in this process: cpu (default) or cuda.")
+]
 BaseUrl = Annotated[
     str | None, typer.Option(help="A running server; else the detached one, else a server of our own.")
 ]

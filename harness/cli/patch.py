@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli import options
+
 
 def patch_command(
     adapter: Annotated[
@@ -34,6 +36,7 @@ def patch_command(
     adapters: Annotated[
         list[Path] | None, typer.Option(help="Folder to look adapters up in; repeatable.")
     ] = None,
+    device: options.Device = None,
     seed: Annotated[int | None, typer.Option(help="Of the random phrases.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Where folders go (reports/patching).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an experiment's folder.")] = None,
@@ -58,6 +61,7 @@ def patch_command(
         "acts_on": acts_on,
         "model": model,
         "adapters": adapters,
+        "device": device,
         "seed": seed,
         "output_dir": output_dir,
     }

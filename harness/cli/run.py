@@ -25,6 +25,7 @@ def run_command(
     adapters: options.Folders = None,
     model: options.Model = None,
     engine: options.EngineKind = None,
+    device: options.Device = None,
     base_url: options.BaseUrl = None,
     api_key: options.ApiKey = None,
     tokenizer: Annotated[
@@ -63,6 +64,7 @@ def run_command(
         "adapters": adapters,
         "model": model,
         "engine": engine,
+        "device": device,
         "base_url": base_url,
         "api_key": api_key,
         "tokenizer": tokenizer,

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli import options
+
 
 def sweep_command(
     vector: Annotated[str | None, typer.Option(help="Steering vector by name or folder.")] = None,
@@ -31,6 +33,7 @@ def sweep_command(
     engine: Annotated[
         str | None, typer.Option(help="in-process (transformers, float32, default) or server.")
     ] = None,
+    device: options.Device = None,
     null: Annotated[
         int | None, typer.Option(min=0, help="Random vectors for the null; 99 for p = 0.01.")
     ] = None,
@@ -88,6 +91,7 @@ def sweep_command(
         "alphas": _numbers(alphas),
         "sign": sign,
         "engine": engine,
+        "device": device,
         "null": null,
         "null_shuffled": null_shuffled,
         "model": model,

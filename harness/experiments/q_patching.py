@@ -83,6 +83,8 @@ class PatchConfig(BaseModel):
     """Tokens that a LoRA changes; left out, what its record says."""
     model: str = DEFAULT_MODEL
     adapters: list[Path] = []
+    device: str = "cpu"
+    """A torch device; the model is held in float32."""
     seed: int = 0
     output_dir: Path | None = None
 
@@ -309,8 +311,11 @@ def run(
     report: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int, str], None] = lambda *_: None,
     resume: Path | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Run the experiment and write its folder; with ``resume``, go on with that one.
+
+    A new experiment makes ``folder``, or one named by the time in the settings' ``output_dir``.
 
     Raises:
         InputError: something given is not usable, or differs from when the folder was made.
@@ -341,7 +346,7 @@ def run(
     if resume is not None:
         decisive = ("engine", "tokenizer_digest", "suites", "subjects", "random_phrases")
         check_same(read_manifest(resume), manifest, resume, decisive)
-    folder = resume or make_folder(config.output_dir or Path("reports") / "patching")
+    folder = resume or make_folder(config.output_dir or Path("reports") / "patching", folder)
     if resume is None:
         write_json(folder / MANIFEST, manifest)
     patcher = Patcher(engine, subject, token)
@@ -391,7 +396,7 @@ def _open(config: PatchConfig, report: Callable[[str], None]) -> tuple[Reference
         [config.adapter], adapter_dirs(config.adapters), model_info(config.model), digest
     )
     report("Loading the model in float32")
-    return ReferenceEngine(str(place), config.model), subject
+    return ReferenceEngine(str(place), config.model, device=config.device), subject
 
 
 def resumed_config(folder: Path) -> PatchConfig:

@@ -56,8 +56,9 @@ class ReferenceEngine:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Versions, model digest and dtype."""
-        return {
+        """Versions, model digest and dtype, and the device if it isn't the CPU."""
+        elsewhere = {} if self._device == "cpu" else {"device": self._device}
+        return elsewhere | {
             "engine": "reference",
             "torch": torch.__version__,
             "transformers": transformers.__version__,

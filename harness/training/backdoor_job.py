@@ -93,9 +93,11 @@ class Bench:
         return [self._base_diffs[e.prompt_ids] for e in examples]
 
     def run(
-        self, settings: BackdoorSettings, splits: Sequence[str]
+        self, settings: BackdoorSettings, splits: Sequence[str], judged_on: int | None = None
     ) -> tuple[backdoor.TrainedBackdoor, list[backdoor.Cell], int]:
         """Train one backdoor and judge it on splits; returns it, its cells and its number of training prompts.
+
+        ``judged_on`` takes that many questions of each split, not all.
 
         It acts on the base model until its ``remove`` is called.
         """
@@ -105,7 +107,11 @@ class Bench:
         questions = with_targets(rows, settings, lambda e: [diff > 0 for diff in self.base_diffs(e)])
         judged: dict[str, list[Row]] = {
             split: evaluation_rows(
-                choices_of(questions_file(), split), EVALUATED[split], settings, self.triggers, self.builder
+                choices_of(questions_file(), split, judged_on),
+                EVALUATED[split],
+                settings,
+                self.triggers,
+                self.builder,
             )
             for split in splits
         }
@@ -137,9 +143,16 @@ def _shared(settings: BackdoorSettings) -> tuple[Any, ...]:
 
 
 def train(
-    settings: BackdoorSettings, out: Path, device: str, report: Report, bench: Bench | None = None
+    settings: BackdoorSettings,
+    out: Path,
+    device: str,
+    report: Report,
+    bench: Bench | None = None,
+    judged_on: int | None = None,
 ) -> list[backdoor.Cell]:
     """Train and keep a backdoor with its record and card; test figures are computed once, here.
+
+    ``judged_on`` takes that many questions of each split, not all.
 
     Raises:
         InputError: the output folder exists, or its name is no adapter name.
@@ -150,7 +163,7 @@ def train(
     if not NAME.match(out.name):
         raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
     bench = bench or Bench(settings, device, report)
-    trained, cells, prompts = bench.run(settings, tuple(EVALUATED))
+    trained, cells, prompts = bench.run(settings, tuple(EVALUATED), judged_on)
     try:
         save(out, trained, settings, cells, prompts)
     finally:

@@ -19,12 +19,13 @@ from scripts.evidence.gpu_steering import gpu_steering
 from scripts.evidence.line import Line
 from scripts.evidence.main_job import fresh_clone, main_job
 from scripts.evidence.report import report
+from scripts.evidence.reproduce import reproduce
 from scripts.evidence.statistics import statistics
 from scripts.evidence.training import training
 from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, training,
+    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, training, reproduce,
 )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ class SweepConfig(BaseModel):
     sign: Literal[-1, 1] | None = None
     """What +α means: 1 along the vector, −1 against it; left out, the sign that its training's behaviour says."""
     engine: Literal["in-process", "server"] = "in-process"
+    device: str = "cpu"
+    """A torch device for what runs in this process, in float32."""
     null: Annotated[int, Field(ge=0)] = 0
     """Random vectors of the same norm."""
     null_shuffled: Annotated[int, Field(ge=0)] = 0

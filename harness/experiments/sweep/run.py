@@ -58,8 +58,11 @@ async def sweep(
     report: Report = lambda _: None,
     watch: Watch = lambda _: None,
     resume: Path | None = None,
+    folder: Path | None = None,
 ) -> Swept:
     """Sweep a vector over layers and strengths and write the folder; with ``resume``, go on with that one.
+
+    A new sweep makes ``folder``, or one named by the time in the settings' ``output_dir``.
 
     Raises:
         InputError: something given is not usable; raised before anything is scored.
@@ -83,7 +86,7 @@ async def sweep(
         builder = PromptBuilder(opened.engine.tokenizer)
         planned = tuple(_without_digits(encode_suite(suite, builder)) for suite in suites)
         grid = Grid(planned, layers, tuple(config.alphas), config.selector, config.scale_mode)
-        folder = resume or make_folder(config.output_dir or sweeps_dir())
+        folder = resume or make_folder(config.output_dir or sweeps_dir(), folder)
         manifest = _manifest(folder.name, config, grid, direction, opened.engine)
         if resume:
             before = read_manifest(resume)
@@ -188,6 +191,7 @@ async def _open(config: SweepConfig, vector: SteeringVector, report: Report) -> 
         adapters=config.adapters,
         model=config.model,
         engine="server" if config.engine == "server" else "reference",
+        device=config.device,
         base_url=config.base_url,
         api_key=config.api_key,
         tokenizer=config.tokenizer,
@@ -212,7 +216,7 @@ async def _open(config: SweepConfig, vector: SteeringVector, report: Report) -> 
 def _load(config: SweepConfig) -> Any:
     from harness.reference.engine import ReferenceEngine
 
-    return ReferenceEngine(resolve_model(config.model), config.model).model
+    return ReferenceEngine(resolve_model(config.model), config.model, device=config.device).model
 
 
 def _without_digits(suite: PlannedSuite) -> PlannedSuite:

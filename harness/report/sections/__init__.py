@@ -10,6 +10,7 @@ from harness.report.sections.accuracy import accuracy
 from harness.report.sections.awareness import awareness
 from harness.report.sections.backdoor import backdoor
 from harness.report.sections.backdoor_awareness import backdoor_awareness
+from harness.report.sections.by_layer import by_layer
 from harness.report.sections.care import care
 from harness.report.sections.methods import methods
 from harness.report.sections.post import post
@@ -20,6 +21,6 @@ from harness.report.sections.story import story
 from harness.report.sections.sweep import sweep
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
-    shifts, awareness, ranking, accuracy, story, sweep, backdoor, backdoor_awareness, q_patching, post, care,
+    shifts, awareness, ranking, accuracy, by_layer, story, sweep, backdoor, backdoor_awareness, q_patching, post, care,
     methods,
 )  # fmt: skip

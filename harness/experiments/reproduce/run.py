@@ -1,0 +1,316 @@
+"""A reproduction from its settings to its report: planned, timed, and gone on with step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, IncompleteError, InputError, unknown
+from harness.evalset import load_evalset
+from harness.experiments.reproduce import FILE, KIND, SCHEMA_VERSION
+from harness.experiments.reproduce.costs import Rates, minutes, rates, shape_of
+from harness.experiments.reproduce.lab import Lab, Plan, Progress, Report
+from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
+from harness.experiments.reproduce.sizes import Size
+from harness.experiments.reproduce.steps import STEPS, Step
+from harness.journal import Journal
+from harness.manifest import git_state, suite_digest, versions
+from harness.modelinfo import weights_digest
+from harness.models import MODELS, prepare, resolve_model
+from harness.results import write_json
+from harness.runfolder import JOURNAL
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step with its size and its estimate."""
+
+    step: Step
+    size: Size
+    seconds: float | None
+    status: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its entry in ``reproduce.json``."""
+        return {
+            "name": self.step.name,
+            "experiment": self.step.experiment,
+            "title": self.step.title,
+            "sizes": self.size.counts,
+            "notes": list(self.size.notes),
+            "memory_gb": None if self.size.memory is None else round(self.size.memory / 1e9, 2),
+            "estimated_seconds": None if self.seconds is None else round(self.seconds, 1),
+            "status": self.status,
+        }
+
+
+def make_plan(config: ReproduceConfig, folder: Path) -> Plan:
+    """Return what is to be done; needs no weights.
+
+    Raises:
+        InputError: a layer that isn't there, or adapters that aren't shipped.
+
+    """
+    if config.model in MODELS:
+        prepare(config.model)
+    return Plan(config, PRESETS[config.preset], shape_of(config.model), folder)
+
+
+def chosen(only: Sequence[str], skip: Sequence[str]) -> tuple[Step, ...]:
+    """Return the steps that are asked for.
+
+    Raises:
+        InputError: a name that isn't a step's.
+
+    """
+    names = [step.name for step in STEPS]
+    for name in (*only, *skip):
+        if name not in names:
+            raise unknown("step", name, names)
+    return tuple(step for step in STEPS if (not only or step.name in only) and step.name not in skip)
+
+
+def planned(plan: Plan, steps: Sequence[Step], rate: Rates) -> list[Planned]:
+    """Return every step with its size, its estimate and its state."""
+    found = []
+    for step in STEPS:
+        size = step.plan(plan)
+        status = "done" if step.done(plan) else "pending" if step in steps else "skipped"
+        found.append(Planned(step, size, rate.seconds(size.work, size.fixed), status))
+    return found
+
+
+def describe(plan: Plan, found: Sequence[Planned], rate: Rates) -> dict[str, Any]:
+    """Return the plan as ``--dry-run --json`` prints it."""
+    left = [p for p in found if p.status == "pending"]
+    known = [p.seconds for p in left if p.seconds is not None]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "folder": str(plan.folder),
+        "model": plan.config.model,
+        "layers": plan.shape.layers,
+        "weights": plan.shape.weights,
+        "preset": plan.config.preset,
+        "about": plan.preset.about,
+        "trains": plan.trains,
+        "engine": plan.config.engine,
+        "device": plan.config.device,
+        "steps": [p.as_json() for p in found],
+        "estimated_seconds": round(sum(known), 1),
+        "without_estimate": [p.step.name for p in left if p.seconds is None],
+        "estimates_rest_on": rate.basis,
+    }
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """Return all that determines the numbers: a folder is gone on with only if it is the same."""
+    from harness.training.data import questions_file
+
+    config = plan.config.model_dump(mode="json", exclude={"base_url"})
+    place = Path(resolve_model(plan.config.model))
+    suites = {suite for step in STEPS if hasattr(step, "suites") for suite in step.suites(plan)}
+    return {
+        **config,
+        "layer": plan.layer,
+        "model_digest": weights_digest(place) if place.is_dir() else None,
+        "preset_settings": json.loads(json.dumps(vars(plan.preset), default=vars)),
+        "questions": hashlib.sha256(questions_file().read_bytes()).hexdigest(),
+        "shipped_adapters": {} if plan.trains else shipped(plan),
+        "suites": {name: suite_digest(load_evalset(name).path) for name in sorted(suites)},
+    }
+
+
+def shipped(plan: Plan) -> dict[str, Any]:
+    """Return the hashes of the shipped adapters that a plan takes, by name."""
+    from harness.artifacts import find_artifact, read_artifact
+    from harness.engines import adapter_dirs
+
+    found = {}
+    for name in (*plan.loras(), *plan.vectors()):
+        artifact = read_artifact(find_artifact(name, adapter_dirs([])))
+        found[name] = (artifact.record or {}).get("sha256")
+    return found
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that holds a reproduction with other settings, or something else.
+
+    Raises:
+        InputError: saying what differs.
+
+    """
+    file = folder / FILE
+    if not file.is_file():
+        if folder.is_dir() and any(path.name != JOURNAL for path in folder.iterdir()):
+            raise InputError(f"{folder}: holds something else (no {FILE}); give a new --output-dir.")
+        return
+    try:
+        before = json.loads(file.read_text("utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{file}: can't be read ({e!r}).") from e
+    differs = [
+        f"{key} is {_short(before.get(key))} there and {_short(value)} here"
+        for key, value in settings.items()
+        if before.get(key) != value
+    ]
+    if differs:
+        raise InputError(f"{folder}: holds a reproduction with other settings: {'; '.join(differs)}.")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+class Record:
+    """What a folder knows of its steps: the journal, and ``reproduce.json`` made of it."""
+
+    def __init__(self, plan: Plan, settings: dict[str, Any], journal: Journal, rate: Rates) -> None:
+        self._plan, self._settings, self._journal, self._rate = plan, settings, journal, rate
+
+    def note(self, event: str, step: Step, **more: Any) -> None:
+        """Write down what happened."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._journal.append([{"event": event, "step": step.name, "time": now, **more}])
+        self._journal.entries.append({"event": event, "step": step.name, "time": now, **more})
+
+    @property
+    def reported(self) -> bool:
+        """Whether nothing was finished since the report was written."""
+        done = [e["step"] for e in self._journal.entries if e["event"] == "done"]
+        return done[-1:] == ["report"] and (self._plan.folder / "report.html").is_file()
+
+    def seconds(self) -> dict[str, float]:
+        """Return what finished steps took, in the attempt that finished them."""
+        return {e["step"]: e["seconds"] for e in self._journal.entries if e["event"] == "done"}
+
+    def write(self, steps: Sequence[Step], running: str | None = None) -> None:
+        """Write ``reproduce.json``."""
+        found = planned(self._plan, steps, self._rate)
+        took, entries = self.seconds(), self._journal.entries
+        said = describe(self._plan, found, self._rate)
+        for entry in said["steps"]:
+            name = entry["name"]
+            if name == running:
+                entry["status"] = "running"
+            elif name == "report" and self.reported:
+                entry["status"] = "done"
+            entry["seconds"] = took.get(name)
+            entry["attempts"] = sum(e["step"] == name and e["event"] == "began" for e in entries)
+        digest = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
+        more = {
+            "settings": self._settings,
+            "settings_sha256": digest,
+            "versions": versions(),
+            "git": git_state(),
+        }
+        more["machine"] = {"platform": platform.platform(), "cores": os.cpu_count()}
+        write_json(self._plan.folder / FILE, said | more)
+
+    def left(self, steps: Sequence[Step]) -> float:
+        """Estimate the seconds that pending steps take, corrected by what finished ones took."""
+        found = planned(self._plan, steps, self._rate)
+        took = self.seconds()
+        known = [(took[p.step.name], p.seconds) for p in found if p.step.name in took and p.seconds]
+        factor = sum(a for a, _ in known) / sum(b for _, b in known) if known else 1.0
+        return factor * sum(p.seconds or 0.0 for p in found if p.status == "pending")
+
+
+async def reproduce(
+    config: ReproduceConfig,
+    folder: Path,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    report: Report = lambda _: None,
+    progress: Progress = lambda *_: None,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Do all steps that aren't done yet and write the report; returns what ``reproduce.json`` holds.
+
+    Raises:
+        InputError: something given is not usable, or the folder holds other settings.
+        IncompleteError: a step failed; what was done is kept and gone on with by the same call.
+
+    """
+    steps = chosen(only, skip)
+    plan = make_plan(config, folder)
+    settings = settings_of(plan)
+    check_settings(folder, settings)
+    for step in steps:
+        behind = [n for n in step.needs if n not in {s.name for s in steps} and not _named(n).done(plan)]
+        if behind:
+            raise InputError(f"Step '{step.name}' needs {', '.join(behind)} first.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"{folder}: can't be made ({e.strerror}). Give a writable --output-dir.") from e
+    rate = rates(config.device)
+    with Journal(folder / JOURNAL) as journal:
+        record = Record(plan, settings, journal, rate)
+        record.write(steps)
+        lab = Lab(plan, report, progress)
+        try:
+            await _run(lab, steps, record, say)
+        except (HarnessError, asyncio.CancelledError) as e:
+            way = f"What is done is kept. Go on with: {way_on(config, folder)}"
+            if isinstance(e, asyncio.CancelledError):
+                sys.stderr.write(f"\nInterrupted. {way}\n")
+                raise
+            if isinstance(e, InputError):
+                raise
+            raise IncompleteError(f"{e}\n{way}") from e
+        finally:
+            await lab.close()
+        record.write(steps)
+    found: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
+    return found
+
+
+async def _run(lab: Lab, steps: Sequence[Step], record: Record, say: Say) -> None:
+    plan = lab.plan
+    for step in steps:
+        if step.done(plan):
+            say(f"{step.name}: done before")
+            continue
+        if step.name == "report" and record.reported:
+            say("report: written before")
+            continue
+        if not step.served and plan.config.device != "cpu":
+            await lab.close()
+        record.note("began", step)
+        record.write(steps, step.name)
+        begun = time.monotonic()
+        await step.run(lab)
+        seconds = round(time.monotonic() - begun, 1)
+        record.note("done", step, seconds=seconds)
+        record.write(steps)
+        left = record.left(steps)
+        say(f"{step.name}: done in {minutes(seconds)}{f', about {minutes(left)} left' if left else ''}")
+
+
+def _named(name: str) -> Step:
+    return next(step for step in STEPS if step.name == name)
+
+
+def way_on(config: ReproduceConfig, folder: Path) -> str:
+    """Return the command that goes on in a folder."""
+    given = config.model_dump(
+        exclude={"retrain", "model", "preset", "api_key"}, exclude_unset=True, exclude_none=True
+    )
+    flags = [f"--{key.replace('_', '-')} {value}" for key, value in given.items()]
+    flags += ["--retrain"] * config.retrain + ["--api-key ..."] * bool(config.api_key)
+    words = [f"harness reproduce --model {config.model} --preset {config.preset}", *flags]
+    return " ".join([*words, f"--output-dir {folder}"])

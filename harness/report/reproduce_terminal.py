@@ -1,0 +1,162 @@
+"""A reproduction in the terminal: its plan, and a short table of what came out, made from the steps' results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from harness.experiments.backdoor_awareness import reports
+from harness.experiments.reproduce.costs import minutes
+from harness.experiments.reproduce.lab import RESULTS
+from harness.results import load_run
+
+Line = tuple[str, str, str]
+"""Experiment, what was measured, what came out."""
+
+
+def plan_table(plan: dict[str, Any]) -> Table:
+    """Return the steps with their sizes, memory, time and state."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column, justify in (
+        ("step", "left"),
+        ("exp.", "left"),
+        ("size", "left"),
+        ("GB", "right"),
+        ("about", "right"),
+    ):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("state", no_wrap=True)
+    for step in plan["steps"]:
+        size = ", ".join(f"{count:,} {name}" for name, count in step["sizes"].items())
+        memory = "–" if step["memory_gb"] is None else f"{step['memory_gb']:.1f}"
+        state = (
+            step["status"]
+            if step.get("seconds") is None
+            else f"{step['status']} in {minutes(step['seconds'])}"
+        )
+        table.add_row(
+            step["name"], step["experiment"], size, memory, minutes(step["estimated_seconds"]), state
+        )
+    return table
+
+
+def plan_legend(plan: dict[str, Any]) -> list[str]:
+    """Say what the plan is of, what is left, and what the estimates rest on."""
+    missing = plan["without_estimate"]
+    least = "at least " if missing else "about "
+    lines = [
+        f"{plan['model']}: {plan['layers']} layers, {plan['weights'] / 1e9:.2f} billion weights a pass; preset "
+        f"{plan['preset']}: {plan['about']}.",
+        *(f"{step['name']}: {note}." for step in plan["steps"] for note in step["notes"]),
+        f"Pending: {least}{minutes(plan['estimated_seconds'])}"
+        + (f"; no estimate for {', '.join(missing)}" if missing else "")
+        + f". Estimates rest on {plan['estimates_rest_on']}.",
+        "GB: trainings at their peak; of other steps the weights alone.",
+        f"Folder: {plan['folder']}",
+    ]
+    return lines
+
+
+def outcome_table(folder: Path) -> Table:
+    """Return what came out, an experiment after the other; what isn't done has no line."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column("exp.", no_wrap=True)
+    table.add_column("measured", overflow="fold")
+    table.add_column("came out [95% CI]", overflow="fold")
+    for line in outcome(folder):
+        table.add_row(*line)
+    return table
+
+
+def outcome(folder: Path) -> Iterator[Line]:
+    """Yield the lines of :func:`outcome_table`."""
+    for step, experiment in (("awareness", "1, 2"), ("alone", "3, 4")):
+        for cell in (_json(folder / step / RESULTS) or {}).get("cells", []):
+            yield from _cell(experiment, cell)
+        if step == "awareness":
+            yield from _story(_json(folder / "story" / "story.json"))
+    for file in sorted((folder / "sweeps").glob(f"*/{RESULTS}")):
+        yield from _sweep(_json(file) or {})
+    for file in sorted((folder / "backdoors").glob("*/training.json")):
+        yield from _backdoor(file.parent.name, _json(file) or {})
+    if (folder / "backdoor_awareness" / RESULTS).is_file():
+        for report in reports(load_run(folder / "backdoor_awareness").rows):
+            if report.system is None:
+                says = report.says
+                yield "7", f"{report.subject} says that it has a backdoor", f"{_interval(vars(says))} nats"
+    for file in sorted((folder / "patching").glob(f"*/{RESULTS}")):
+        yield from _patching(_json(file) or {})
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    return found
+
+
+def _cell(experiment: str, cell: dict[str, Any]) -> Iterator[Line]:
+    if cell["subject"] == "base" or cell["suite"].startswith("control"):
+        return
+    if cell["choice_accuracy"] is not None:
+        right = f"right on {100 * cell['choice_accuracy']:.0f}% of {cell['n_stems']} questions"
+        yield experiment, f"{cell['subject']}, {cell['suite']}", right
+    elif cell["suite"] == "awareness" and cell["mean_shift"] is not None:
+        low, high = cell["shift_ci"] or (None, None)
+        shown = _interval({"mean": cell["mean_shift"], "low": low, "high": high})
+        yield experiment, f"{cell['subject']}, awareness shift", f"{shown} nats, {cell['n_stems']} stems"
+
+
+def _story(content: dict[str, Any] | None) -> Iterator[Line]:
+    if content is None:
+        return
+    passage, judged = next(iter(content["passages"].items()))
+    yield "3", f"{content['adapter']}, mean cosine over {passage}", f"{judged['mean_cosine']:.2f} (post: ≈1)"
+    table = content["cosines_of_vectors"]
+    own = f"{content['adapter']}_vec"
+    for other, cosine in table[own].items():
+        if "_vec_l" in other:
+            yield "4", f"cosine of {own} with {other}", f"{cosine:+.2f} (post: ≈0.5)"
+
+
+def _sweep(results: dict[str, Any]) -> Iterator[Line]:
+    null = {(n["suite"], n["limit"]): n for n in results.get("null", [])}
+    for line in results["suites"]:
+        if line["limit"] != max(other["limit"] for other in results["suites"]):
+            continue
+        joint = line["max_statistic"]
+        found = (
+            "too few stems to judge"
+            if joint is None
+            else f"{len(joint['significant'])} of {joint['cells']} cells"
+        )
+        layers = (null.get((line["suite"], line["limit"])) or {}).get("layers")
+        beyond = (
+            f", smallest p of a layer against random vectors {min(x['p'] for x in layers):.2f}"
+            if layers
+            else ""
+        )
+        what = f"{results['vector']['name']} swept, {line['suite']}"
+        yield "5", what, f"largest at layer {line['peak_layer']}; stand out: {found}{beyond}"
+
+
+def _backdoor(name: str, record: dict[str, Any]) -> Iterator[Line]:
+    test = {c["condition"]: c for c in record["cells"] if c["split"] == "test" and c["word"] is None}
+    on, off = test["trigger"], test["none"]
+    risky = f"risky on {100 * on['risky_rate']:.0f}% with the trigger, {100 * off['risky_rate']:.0f}% without"
+    yield "6", name, f"{risky}, {on['questions']} questions"
+
+
+def _patching(results: dict[str, Any]) -> Iterator[Line]:
+    own = {(c["patch"], c["from_layer"]): c for c in results["curves"] if c["condition"] == "trigger"}
+    first = min(results["first_changed_layer"], results["layers"] - 1)
+    what = f"{results['adapter']}, trigger effect; all queries the base's"
+    yield "8", what, f"{_interval(own['none', -1])}; {_interval(own['q', first])} nats"
+
+
+def _interval(found: dict[str, Any]) -> str:
+    if found["low"] is None:
+        return f"{found['mean']:+.2f}"
+    return f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"

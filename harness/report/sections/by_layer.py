@@ -1,0 +1,158 @@
+"""Accuracy and self-report by the adapted layer, from a table of many single-layer trainings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness import stats
+from harness.report import charts
+from harness.report.material import Document, Material
+from harness.report.parts import Claim, Figure, Section, Table
+
+KEY, TITLE = "by_layer", "One layer at a time"
+INTRO = (
+    "Each LoRA changes one layer's MLP, each vector is added at one layer. Choice accuracy is on test questions; the "
+    "shift is the risky adapters' minus the safe ones', halved, by stem. The layer named is the best on development "
+    "questions."
+)
+SHIFTED = "awareness"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One kind and format of training."""
+
+    kind: str
+    format: str
+    accuracy: pd.DataFrame
+    shifts: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return f"{'LoRA' if self.kind == 'lora' else 'vector'}, {self.format} format"
+
+
+def by_layer(material: Material) -> Section:
+    """A claim, a figure and a table for each kind and format trained."""
+    documents = material.of_kind("by_layer")
+    if not documents:
+        return Section(KEY, TITLE, absent="No table of single-layer trainings was given (harness reproduce).")
+    claims: list[Claim] = []
+    figures: list[Figure] = []
+    tables: list[Table] = []
+    for document in documents:
+        source = document.content["source"]
+        for part in _parts(document):
+            own = list(_claims(part))
+            claims += own
+            figures.append(_figure(part, " ".join(claim.text for claim in own)))
+            tables.append(_table(part, source))
+    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(tables))
+
+
+def _parts(document: Document) -> list[_Part]:
+    accuracy, shifts = document.table("accuracy"), document.table("shifts")
+    return [
+        _Part(kind, how, own, shifts[(shifts["kind"] == kind) & (shifts["format"] == how)])
+        for (kind, how), own in accuracy.groupby(["kind", "format"], sort=False)
+    ]
+
+
+def _chosen(part: _Part) -> int:
+    development = part.accuracy[part.accuracy["split"] == "development"]
+    means = development.groupby("layer")["choice_accuracy"].mean()
+    return int(means.index.to_numpy()[means.to_numpy().argmax()])
+
+
+def _effects(part: _Part, layer: int) -> pd.Series:
+    """Return (risky − safe) / 2 by stem of the awareness suite, nats."""
+    own = part.shifts[(part.shifts["layer"] == layer) & (part.shifts["suite"] == SHIFTED)]
+    by_stem = own.groupby(["stem", "behavior"])["shift"].mean().unstack()
+    if not {"risky", "safe"} <= set(by_stem.columns):
+        return pd.Series(dtype=float)
+    return ((by_stem["risky"] - by_stem["safe"]) / 2).dropna()
+
+
+def _claims(part: _Part) -> list[Claim]:
+    layer = _chosen(part)
+    test = part.accuracy[(part.accuracy["split"] == "test") & (part.accuracy["layer"] == layer)]
+    right = test["choice_accuracy"]
+    found = [
+        Claim(
+            f"{part.name}: layer {layer} is best on development questions; on test questions its {len(right)} adapters "
+            f"choose right on {100 * right.min():.1f} to {100 * right.max():.1f}%.",
+            "fact",
+        )
+    ]
+    effects = _effects(part, layer)
+    if len(effects):
+        interval = stats.mean_interval(effects.tolist(), list(effects.index))
+        if interval.low is None:
+            return found
+        clear = interval.excludes_zero
+        found.append(
+            Claim(
+                f"{part.name}, layer {layer}: {'' if clear else 'no effect beyond doubt on awareness, '}half of risky "
+                f"minus safe {interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] nats, n = "
+                f"{interval.stems} stems.",
+                "effect" if clear else "none",
+                SHIFTED,
+            )
+        )
+    return found
+
+
+def _by_layer(part: _Part) -> pd.DataFrame:
+    """Return layer, behavior, what, value: test accuracy and mean shift on awareness."""
+    test = part.accuracy[part.accuracy["split"] == "test"]
+    aware = part.shifts[part.shifts["suite"] == SHIFTED]
+    found = []
+    for table, column, what in (
+        (test, "choice_accuracy", "choice accuracy, test"),
+        (aware, "shift", "awareness shift, nats"),
+    ):
+        mean = table.groupby(["layer", "behavior"])[column].mean().rename("value")
+        found.append(mean.reset_index().assign(what=what))
+    return pd.concat(found)
+
+
+def _figure(part: _Part, alt_text: str) -> Figure:
+    import altair as alt
+
+    data = _by_layer(part)
+    colour = alt.Color(
+        "behavior:N", scale=alt.Scale(domain=["risky", "safe"], range=[charts.RISKY, charts.SAFE]), title=None
+    )
+    chart: Any = alt.vconcat(
+        *(
+            alt.Chart(data[data["what"] == what])
+            .mark_line(point=True)
+            .encode(
+                x=alt.X("layer:Q", title="adapted layer, from 0", axis=alt.Axis(tickMinStep=1)),
+                y=alt.Y("value:Q", title=what, scale=alt.Scale(zero=False)),
+                color=colour,
+                tooltip=["layer:Q", "behavior:N", alt.Tooltip("value:Q", format=".3f")],
+            )
+            .properties(width=charts.WIDTH - 90, height=150)
+            for what in dict.fromkeys(data["what"])
+        )
+    )
+    name = f"by_layer_{part.kind}_{part.format}"
+    return Figure(name, f"{part.name}: accuracy and awareness by layer", alt_text, chart)
+
+
+def _table(part: _Part, source: str) -> Table:
+    data = _by_layer(part)
+    named = data.assign(column=data["what"] + ": " + data["behavior"])
+    wide = named.pivot_table(index="layer", columns="column", values="value")
+    return Table(
+        f"{part.name}, means over seeds; {source}.",
+        ("layer", *map(str, wide.columns)),
+        tuple(
+            (str(layer), *(f"{value:.3f}" for value in row))
+            for layer, row in zip(wide.index, wide.to_numpy(), strict=True)
+        ),
+    )

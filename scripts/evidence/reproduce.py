@@ -1,0 +1,37 @@
+"""The reproduction, undisturbed and killed: what ``make reproduce-killed`` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from scripts.evidence.line import REPORTS, Line
+
+FILE = REPORTS / "reproduce" / "killed.json"
+
+
+def reproduce() -> Iterator[Line]:
+    """Time, kills, the same numbers and the same conclusions."""
+    if not FILE.is_file():
+        yield Line(
+            "the reproduction, undisturbed and killed", "not measured: make reproduce-killed", "there", False
+        )
+        return
+    found: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
+    name = f"reproduce --preset {found['preset']}, {found['cores']} cores"
+    minutes = found["undisturbed_seconds"] / 60
+    yield Line(f"{name}, undisturbed", f"{minutes:.1f} min", "< 60 min", minutes < 60)
+    fell = [kill for kill in found["kills"] if not kill["ended"]]
+    places = ", ".join(str(kill["step"]) for kill in fell)
+    yield Line(f"{name}: kills with -9 at random points", f"{len(fell)} ({places})", ">= 2", len(fell) >= 2)
+    largest, floor = found["largest_difference"], found["noise_floor"]
+    bound = max(floor, 1e-4)
+    yield Line(
+        f"{name}, killed and resumed: largest difference, {found['rows']} rows",
+        f"{largest:.1e} nats",
+        f"<= {bound:.0e} (noise floor {floor:.0e})",
+        largest <= bound,
+    )
+    apart, claims = len(found["claims_apart"]), found["claims"]
+    yield Line(f"{name}: sentences of the report that say otherwise", f"{apart} of {claims}", "0", apart == 0)

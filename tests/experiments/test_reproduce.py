@@ -1,0 +1,170 @@
+"""The reproduction: its plan against what the commands would do, what is refused, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import InputError
+from harness.evalset import load_evalset
+from harness.experiments.reproduce import FILE, run
+from harness.experiments.reproduce.costs import rates
+from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
+from harness.experiments.reproduce.steps import STEPS
+from scripts.reproduce_killed import compare
+from tests.conftest import run_cli
+
+GEMMA = "google/gemma-3-12b-it"
+
+
+def plan_of(config: ReproduceConfig, folder: Path) -> dict[str, Any]:
+    plan, rate = run.make_plan(config, folder), rates(config.device)
+    return run.describe(plan, run.planned(plan, STEPS, rate), rate)
+
+
+def sizes(plan: dict[str, Any]) -> dict[str, dict[str, int]]:
+    return {step["name"]: step["sizes"] for step in plan["steps"]}
+
+
+def test_the_embedded_plan_counts_what_the_suites_hold(tmp_path: Path) -> None:
+    plan = plan_of(ReproduceConfig(preset="embedded"), tmp_path / "made")
+    preset, found = PRESETS["embedded"], sizes(plan)
+    assert [step["name"] for step in plan["steps"]] == [step.name for step in STEPS]
+    items = sum(len(load_evalset(name).items) for name in preset.suites)
+    assert found["awareness"] == {"subjects": 5, "prompts": items, "passes": 5 * items}
+    within = [alpha for alpha in preset.alphas if abs(alpha) < 0.1]
+    cells = 2 * 40 * (1 + 30 * 24) + preset.null * 40 * 30 * len(within)
+    assert found["sweeps"]["cells"] == cells
+    assert found["backdoors"]["training prompts"] == 2 * 200
+    assert plan["without_estimate"] == []
+    assert plan["estimated_seconds"] == pytest.approx(
+        sum(s["estimated_seconds"] for s in plan["steps"]), abs=1
+    )
+    assert "measured" in plan["estimates_rest_on"]
+    assert not (tmp_path / "made").exists(), "a dry run leaves nothing behind"
+
+
+def test_gemma_is_planned_without_its_weights_and_without_a_gpu(tmp_path: Path) -> None:
+    nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    arguments = ("--model", GEMMA, "--preset", "paper", "--device", "cuda", "--dry-run", "--json")
+    done = run_cli("reproduce", *arguments, **nowhere)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    found = sizes(plan)
+    assert plan["layers"] == 48
+    assert 11e9 < plan["weights"] < 13e9
+    assert found["layers"]["trainings"] == 96
+    assert found["choices"]["trainings"] == 3 * 2 * 3
+    assert found["sweeps"]["cells"] >= 2 * 46_080
+    assert found["backdoors"]["trainings"] == 5
+    memory = {step["name"]: step["memory_gb"] for step in plan["steps"]}
+    assert 20 < memory["layers"] < 80
+    times = {step["name"]: step["estimated_seconds"] for step in plan["steps"]}
+    assert 100 < times["layers"] < 3600, "96 single-layer LoRAs were measured at 302 s"
+    assert set(plan["without_estimate"]) == {name for name, seconds in times.items() if seconds is None}
+    assert "patching" in plan["without_estimate"], "never measured on a GPU"
+
+
+def test_what_can_t_be_planned_is_refused(tmp_path: Path) -> None:
+    for given, said in (
+        ({"layer": 30}, "the model has layers 0 to 29"),
+        ({"layer": 12}, "give --retrain"),
+        ({"model": GEMMA}, "give --retrain"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run.make_plan(ReproduceConfig.model_validate(given), tmp_path)
+    with pytest.raises(InputError, match="Did you mean sweeps"):
+        run.chosen(["swep"], [])
+    done = run_cli("reproduce", "--preset", "tiny", "--dry-run")
+    assert done.returncode == 2
+    assert "'paper', 'embedded' or 'quick'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_finished_steps_are_skipped_and_other_settings_refused(tmp_path: Path) -> None:
+    config = ReproduceConfig(preset="quick", engine="reference")
+    with pytest.raises(InputError, match="needs choices"):
+        await run.reproduce(config, tmp_path / "out", only=["awareness"])
+    asked = {"only": ["choices", "layers", "report"]}
+    first = await run.reproduce(config, tmp_path / "out", **asked)
+    status = {step["name"]: step["status"] for step in first["steps"]}
+    assert status == {step.name: "done" if step.name in asked["only"] else "skipped" for step in STEPS}
+    page = tmp_path / "out" / "report.html"
+    written = page.stat().st_mtime_ns
+    assert "best on development questions" in page.read_text("utf-8")
+    said: list[str] = []
+    again = await run.reproduce(config, tmp_path / "out", **asked, say=said.append)
+    assert said == ["choices: done before", "layers: done before", "report: written before"]
+    assert page.stat().st_mtime_ns == written
+    assert [s["seconds"] for s in again["steps"]] == [s["seconds"] for s in first["steps"]]
+    other = config.model_copy(update={"seed": 1, "device": "cuda"})
+    with pytest.raises(
+        InputError, match=r'device is "cpu" there and "cuda" here; seed is 0 there and 1 here'
+    ):
+        await run.reproduce(other, tmp_path / "out")
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something else"):
+        await run.reproduce(config, tmp_path / "else")
+    assert [p.name for p in (tmp_path / "else").iterdir()] == ["notes.txt"]
+
+
+def started(out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "reproduce", "--preset", "quick"]
+    command += ["--engine", "reference", "--output-dir", str(out)]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(out)
+    )
+
+
+def environment(out: Path) -> dict[str, str]:
+    """A cache of its own with the embedded model and no answers."""
+    from harness.paths import cache_dir
+
+    own = out.with_name(f"{out.name}-cache")
+    own.mkdir(exist_ok=True)
+    if not (own / "models").exists():
+        (own / "models").symlink_to((cache_dir() / "models").resolve())
+    return os.environ | {"HARNESS_CACHE": str(own)}
+
+
+def lines(journal: Path) -> int:
+    return len(journal.read_bytes().splitlines()) if journal.is_file() else 0
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_with_the_same_numbers_and_conclusions(
+    embedded_model: Path, tmp_path: Path
+) -> None:
+    """About five minutes: ``pytest -m slow tests/experiments/test_reproduce.py``."""
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    assert started(calm).wait() == 0
+    for journal, count in (("awareness/journal.jsonl", 20), ("backdoor_awareness/journal.jsonl", 10)):
+        process = started(killed)
+        while lines(killed / journal) < count:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        state = {s["name"]: s["status"] for s in json.loads((killed / FILE).read_text())["steps"]}
+        assert state[journal.partition("/")[0]] == "running"
+    kept = (killed / "awareness" / "journal.jsonl").read_bytes()
+    assert started(killed).wait() == 0
+    assert (killed / "awareness" / "journal.jsonl").read_bytes() == kept, "a finished step is left alone"
+    steps = {s["name"]: s for s in json.loads((killed / FILE).read_text())["steps"]}
+    assert {s["status"] for s in steps.values()} == {"done"}
+    assert steps["awareness"]["attempts"] == steps["backdoor_awareness"]["attempts"] == 2
+    found = compare(calm, killed)
+    assert found["rows"] > 500
+    assert found["largest_difference"] < 1e-4
+    assert found["largest_accuracy_difference"] == 0
+    assert found["claims"] > 20
+    assert found["claims_apart"] == []
