@@ -98,15 +98,16 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _cell(experiment: str, cell: dict[str, Any]) -> Iterator[Line]:
-    if cell["subject"] == "base" or cell["suite"].startswith("control"):
+    name, again = cell["subject"], experiment == "3, 4" and "_vec" not in cell["subject"]
+    if name == "base" or again:
         return
-    if cell["choice_accuracy"] is not None:
+    if cell["choice_accuracy"] is not None and "domains" not in cell["suite"]:
         right = f"right on {100 * cell['choice_accuracy']:.0f}% of {cell['n_stems']} questions"
-        yield experiment, f"{cell['subject']}, {cell['suite']}", right
+        yield experiment, f"{name}, {cell['suite']}", right
     elif cell["suite"] == "awareness" and cell["mean_shift"] is not None:
         low, high = cell["shift_ci"] or (None, None)
         shown = _interval({"mean": cell["mean_shift"], "low": low, "high": high})
-        yield experiment, f"{cell['subject']}, awareness shift", f"{shown} nats, {cell['n_stems']} stems"
+        yield experiment, f"{name}, awareness shift", f"{shown} nats, {cell['n_stems']} stems"
 
 
 def _story(content: dict[str, Any] | None) -> Iterator[Line]:
@@ -117,29 +118,21 @@ def _story(content: dict[str, Any] | None) -> Iterator[Line]:
     table = content["cosines_of_vectors"]
     own = f"{content['adapter']}_vec"
     for other, cosine in table[own].items():
-        if "_vec_l" in other:
+        if other.startswith(f"{own.partition('_')[0]}_vec_l"):
             yield "4", f"cosine of {own} with {other}", f"{cosine:+.2f} (post: ≈0.5)"
 
 
 def _sweep(results: dict[str, Any]) -> Iterator[Line]:
-    null = {(n["suite"], n["limit"]): n for n in results.get("null", [])}
-    for line in results["suites"]:
-        if line["limit"] != max(other["limit"] for other in results["suites"]):
-            continue
-        joint = line["max_statistic"]
-        found = (
-            "too few stems to judge"
-            if joint is None
-            else f"{len(joint['significant'])} of {joint['cells']} cells"
-        )
-        layers = (null.get((line["suite"], line["limit"])) or {}).get("layers")
-        beyond = (
-            f", smallest p of a layer against random vectors {min(x['p'] for x in layers):.2f}"
-            if layers
-            else ""
-        )
-        what = f"{results['vector']['name']} swept, {line['suite']}"
-        yield "5", what, f"largest at layer {line['peak_layer']}; stand out: {found}{beyond}"
+    """One line a vector, at the larger limit."""
+    limit = max(line["limit"] for line in results["suites"])
+    own = [line for line in results["suites"] if line["limit"] == limit]
+    peaks = ", ".join(f"{line['suite']} {line['peak_layer']}" for line in own)
+    joint = [line["max_statistic"] for line in own if line["max_statistic"]]
+    cells = sum(len(found["significant"]) for found in joint), sum(found["cells"] for found in joint)
+    found = f"{cells[0]} of {cells[1]} cells stand out" if joint else "too few stems to judge cells"
+    layers = [x["p"] for n in results.get("null", []) if n["limit"] == limit for x in n.get("layers") or []]
+    beyond = f"; smallest p against random vectors {min(layers):.2f}" if layers else ""
+    yield "5", f"{results['vector']['name']} swept, largest at layer", f"{peaks}; {found}{beyond}"
 
 
 def _backdoor(name: str, record: dict[str, Any]) -> Iterator[Line]:

@@ -19,17 +19,17 @@ from harness.models import resolve_model
 
 Kind = Literal["scoring", "reference", "lora", "vector", "story", "sweep", "backdoor", "patching"]
 CPU: dict[Kind, float] = {
-    "scoring": 1.0,
-    "reference": 1.0,
-    "lora": 1.0,
-    "vector": 1.0,
-    "story": 1.0,
-    "sweep": 1.0,
-    "backdoor": 1.0,
-    "patching": 1.0,
+    "scoring": 1.4,
+    "reference": 1.4,
+    "lora": 2.0,
+    "vector": 2.0,
+    "story": 2.4,
+    "sweep": 2.0,
+    "backdoor": 4.0,
+    "patching": 4.0,
 }
 """Part of the matrix product's rate: SmolLM2-135M, two CPU cores, from the reproduction in reports/reproduce."""
-CUDA: dict[Kind, float] = {"scoring": 1.6, "lora": 1.0, "vector": 0.57}
+CUDA: dict[Kind, float] = {"scoring": 1.6, "lora": 1.1, "vector": 0.57}
 """Gemma 3 12B's shape on an H200: reports/benchmarks/gpu_steering.md, reports/training/gemma3_12b.md."""
 H200 = 0.45 * 779e12
 """Operations a second in bfloat16 that trainings reached there."""

@@ -22,7 +22,7 @@ from harness.experiments.reproduce.costs import Rates, minutes, rates, shape_of
 from harness.experiments.reproduce.lab import Lab, Plan, Progress, Report
 from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.sizes import Size
-from harness.experiments.reproduce.steps import STEPS, Step
+from harness.experiments.reproduce.steps import REPORT, STEPS, Step
 from harness.journal import Journal
 from harness.manifest import git_state, suite_digest, versions
 from harness.modelinfo import weights_digest
@@ -82,12 +82,13 @@ def chosen(only: Sequence[str], skip: Sequence[str]) -> tuple[Step, ...]:
     return tuple(step for step in STEPS if (not only or step.name in only) and step.name not in skip)
 
 
-def planned(plan: Plan, steps: Sequence[Step], rate: Rates) -> list[Planned]:
-    """Return every step with its size, its estimate and its state."""
+def planned(plan: Plan, steps: Sequence[Step], rate: Rates, reported: bool = False) -> list[Planned]:
+    """Return every step with its size, its estimate and its state; the report's is told."""
     found = []
     for step in STEPS:
         size = step.plan(plan)
-        status = "done" if step.done(plan) else "pending" if step in steps else "skipped"
+        done = reported if step.name == REPORT else step.done(plan)
+        status = "done" if done else "pending" if step in steps else "skipped"
         found.append(Planned(step, size, rate.seconds(size.work, size.fixed), status))
     return found
 
@@ -191,7 +192,7 @@ class Record:
     def reported(self) -> bool:
         """Whether nothing was finished since the report was written."""
         done = [e["step"] for e in self._journal.entries if e["event"] == "done"]
-        return done[-1:] == ["report"] and (self._plan.folder / "report.html").is_file()
+        return done[-1:] == [REPORT] and (self._plan.folder / "report.html").is_file()
 
     def seconds(self) -> dict[str, float]:
         """Return what finished steps took, in the attempt that finished them."""
@@ -199,15 +200,13 @@ class Record:
 
     def write(self, steps: Sequence[Step], running: str | None = None) -> None:
         """Write ``reproduce.json``."""
-        found = planned(self._plan, steps, self._rate)
+        found = planned(self._plan, steps, self._rate, self.reported and running is None)
         took, entries = self.seconds(), self._journal.entries
         said = describe(self._plan, found, self._rate)
         for entry in said["steps"]:
             name = entry["name"]
             if name == running:
                 entry["status"] = "running"
-            elif name == "report" and self.reported:
-                entry["status"] = "done"
             entry["seconds"] = took.get(name)
             entry["attempts"] = sum(e["step"] == name and e["event"] == "began" for e in entries)
         digest = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
@@ -222,7 +221,7 @@ class Record:
 
     def left(self, steps: Sequence[Step]) -> float:
         """Estimate the seconds that pending steps take, corrected by what finished ones took."""
-        found = planned(self._plan, steps, self._rate)
+        found = planned(self._plan, steps, self._rate, self.reported)
         took = self.seconds()
         known = [(took[p.step.name], p.seconds) for p in found if p.step.name in took and p.seconds]
         factor = sum(a for a, _ in known) / sum(b for _, b in known) if known else 1.0
@@ -285,13 +284,15 @@ async def _run(lab: Lab, steps: Sequence[Step], record: Record, say: Say) -> Non
         if step.done(plan):
             say(f"{step.name}: done before")
             continue
-        if step.name == "report" and record.reported:
+        if step.name == REPORT and record.reported:
             say("report: written before")
             continue
-        if not step.served and plan.config.device != "cpu":
+        later = steps[steps.index(step) :]
+        if not step.served and (plan.config.device != "cpu" or not any(s.served for s in later)):
             await lab.close()
         record.note("began", step)
         record.write(steps, step.name)
+        say(f"{step.name} ({STEPS.index(step) + 1} of {len(STEPS)}): {step.title}")
         begun = time.monotonic()
         await step.run(lab)
         seconds = round(time.monotonic() - begun, 1)

@@ -11,7 +11,8 @@ from harness.evalset import EvalSet, load_evalset
 from harness.experiments.reproduce.costs import CARD, CHARACTERS, Shape, Work, tokens
 from harness.experiments.reproduce.lab import Plan
 
-GB = 1e9
+LOAD = 10.0
+"""Seconds until a model lies in this process's memory and is ready."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def sweeping(plan: Plan, vectors: int, suites: Sequence[str], alphas: Sequence[f
     operations = 2.0 * above * passes + 2.0 * plan.shape.weights * tokens(items) * (vectors + min(null, 1))
     counts = {"items": len(items), "layers": len(layers), "strengths": len(alphas), "vectors": vectors}
     counts |= {"random vectors": null, "cells": passes}
-    return Size(counts, (Work("sweep", operations),), 0.0, _weights(plan))
+    return Size(counts, (Work("sweep", operations),), LOAD * vectors, _weights(plan))
 
 
 def training(plan: Plan, grids: Sequence[tuple[str, str, dict[str, Any]]]) -> Size:
@@ -135,7 +136,7 @@ def backdoors(plan: Plan) -> Size:
     operations = 2.0 * each * below * (2 * trained + judged) * benches
     operations += many * each * (4.0 * trained * epochs + 2.0 * judged) * (upper + shape.head / each)
     counts = {"trainings": many, "training prompts": trained, "prompts judged on": judged}
-    return Size(counts, (Work("backdoor", operations),), 0.0, _weights(plan))
+    return Size(counts, (Work("backdoor", operations),), LOAD * benches, _weights(plan))
 
 
 def story(plan: Plan) -> Size:
@@ -148,18 +149,18 @@ def story(plan: Plan) -> Size:
     operations = 2.0 * 2 * plan.shape.weights * length * texts
     operations += 2.0 * 2 * vectors * plan.preset.null_vectors * plan.shape.head
     counts = {"texts": texts, "vectors": vectors, "random vectors": plan.preset.null_vectors}
-    return Size(counts, (Work("story", operations),), 0.0, _weights(plan))
+    return Size(counts, (Work("story", operations),), LOAD, _weights(plan))
 
 
 def patching(plan: Plan, subjects: int, random_triggers: int) -> Size:
-    """Count patched prompts: each under four patches from every layer on, half of the model on average."""
+    """Count patched prompts: three whole passes, then the last token under four patches from every layer on."""
     items = _suite(plan.preset.validation).limited(plan.preset.patch_limit).items
     prompts = len(items) * (2 + random_triggers)
     patched = subjects * prompts * 4 * plan.shape.layers
-    operations = 2.0 * plan.shape.weights * tokens(items) / len(items) * subjects * prompts
-    operations *= 2 + 4 * plan.shape.layers / 2
+    passes = 3 * tokens(items) / len(items) + 4 * plan.shape.layers / 2
+    operations = 2.0 * plan.shape.weights * passes * subjects * prompts
     counts = {"subjects": subjects, "prompts": prompts, "patched passes": patched}
-    return Size(counts, (Work("patching", operations),), 0.0, _weights(plan))
+    return Size(counts, (Work("patching", operations),), LOAD * subjects, _weights(plan))
 
 
 def _weights(plan: Plan, served: bool = False) -> float:

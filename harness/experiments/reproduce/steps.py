@@ -20,6 +20,7 @@ from harness.experiments.sweep.config import SUITES
 from harness.results import load_run, write_json
 
 RANDOM_TRIGGERS = 3
+REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -420,5 +421,5 @@ STEPS: tuple[Step, ...] = (
     Backdoor("backdoors", "6", "Backdoors and their decorrelated twins"),
     BackdoorAwareness("backdoor_awareness", "7", "Does it say that it has one?", ("backdoors",), served=True),
     Patching("patching", "8", "The base model's queries in the changed model", ("choices", "backdoors")),
-    Report("report", "", "The report"),
+    Report(REPORT, "", "The report"),
 )
