@@ -52,12 +52,12 @@ def reproduce_command(
 
     from harness.cli.console import reporting
     from harness.cli.run import split
-    from harness.cli.signals import run_interruptibly
     from harness.errors import InputError
     from harness.experiments.reproduce import run
     from harness.experiments.reproduce.costs import rates
     from harness.experiments.reproduce.presets import ReproduceConfig, output_folder
     from harness.jsonl import explain
+    from harness.signals import run_interruptibly
 
     flags = {
         "model": model, "preset": preset, "retrain": retrain or None, "layer": layer, "engine": engine,
