@@ -1,9 +1,10 @@
 """The backdoor table: methods, triggers and set-ups beside their decorrelated twins.
 
-    python scripts/backdoor_table.py reports/backdoor [--device cuda] [--questions 518 --epochs 5] [--only METHOD ...]
+    python -m scripts.backdoor_table reports/backdoor [--device cuda --together 12 --seeds 3] [--only METHOD ...]
 
-Each training adds a line to OUT/backdoors.jsonl, without weights; what is there is not made again. At the end
-OUT/backdoors.json and OUT/report.md are written from all lines.
+Trainings that differ in trigger, seed and labels alone share their passes. Each adds a line to
+OUT/backdoors.jsonl, without weights; what is there is not made again. At the end OUT/backdoors.json and
+OUT/report.md are written from all lines.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import binomtest
 
 from harness.models import DEFAULT_MODEL
 from harness.results import write_json
-from harness.training.backdoor_job import Bench
+from harness.training.backdoor_job import Bench, Rows
 from harness.training.backdoor_settings import BackdoorSettings
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -53,8 +55,8 @@ def tasks_of(options: argparse.Namespace) -> list[BackdoorSettings]:
             }
         )
         for method in options.only or METHODS
-        for trigger in options.trigger or TRIGGERS
         for set_up in SET_UPS
+        for trigger in options.trigger or TRIGGERS
         for seed in range(options.seeds)
         for twin in (False, True)
     ]
@@ -150,30 +152,47 @@ def _by_condition(line: dict[str, Any], split: str) -> dict[str, dict[str, Any]]
     return {c["condition"]: c for c in line["cells"] if c["split"] == split and c["word"] is None}
 
 
-def run(tasks: list[BackdoorSettings], log: Path, device: str, say: Callable[[str], None]) -> None:
-    """Train what isn't there yet."""
+def run(
+    tasks: list[BackdoorSettings], log: Path, options: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    """Train what isn't there yet, those that differ in trigger, seed and labels alone together."""
     done = [line["settings"] for line in read(log)]
+    left = [settings for settings in tasks if settings.model_dump(mode="json") not in done]
     bench: Bench | None = None
-    for settings in tasks:
-        if settings.model_dump(mode="json") in done:
-            continue
-        if bench is None or not bench.serves(settings):
-            bench = Bench(settings, device, lambda _: None)
+    rows: Rows | None = None
+    for each in groups_of(left, options.together):
+        if bench is None or not bench.serves(each[0]):
+            rows = rows or Rows(each[0].model)
+            bench = Bench(each[0], options.device, lambda _: None, rows)
         begun = time.monotonic()
-        trained, cells, prompts = bench.run(settings, ("development", "test", "heldout"))
-        trained.remove()
-        line = {
-            "settings": settings.model_dump(mode="json"),
-            "prompts": prompts,
-            "epoch_losses": trained.epoch_losses,
-            "cells": [asdict(cell) for cell in cells],
-        }
+        found = bench.run_together(each, ("development", "test", "heldout"), options.limit)
         with log.open("a") as f:
-            f.write(json.dumps(line) + "\n")
-        twin = ", twin" if settings.decorrelated else ""
+            for settings, (cells, losses, prompts) in zip(each, found, strict=True):
+                line = {
+                    "settings": settings.model_dump(mode="json"),
+                    "prompts": prompts,
+                    "epoch_losses": losses,
+                    "cells": [asdict(cell) for cell in cells],
+                }
+                f.write(json.dumps(line) + "\n")
         say(
-            f"{method_of(settings)}, {settings.trigger}, {settings.set_up}{twin}: {time.monotonic() - begun:.0f} s"
+            f"{method_of(each[0])}, set-up {each[0].set_up}: {len(each)} trainings in "
+            f"{time.monotonic() - begun:.0f} s"
         )
+
+
+def groups_of(tasks: list[BackdoorSettings], most: int) -> list[list[BackdoorSettings]]:
+    """Cut tasks into groups of neighbours whose settings are otherwise the same, of ``most`` at most."""
+    groups: list[list[BackdoorSettings]] = []
+    own = {"trigger", "seed", "decorrelated"}
+    for settings in tasks:
+        last = groups[-1] if groups else []
+        same = last and settings.model_dump(exclude=own) == last[0].model_dump(exclude=own)
+        if same and len(last) < most:
+            last.append(settings)
+        else:
+            groups.append([settings])
+    return groups
 
 
 def main(arguments: list[str]) -> None:
@@ -188,10 +207,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--layer", type=int, help="this layer in place of the methods' own")
     parser.add_argument("--only", action="append", choices=METHODS, help="only this method; repeatable")
     parser.add_argument("--trigger", action="append", help="only this trigger; repeatable")
+    parser.add_argument("--limit", type=int, help="ask this many questions of each split (a rehearsal)")
+    parser.add_argument("--together", type=int, default=4, help="trainings that share a pass")
+    parser.add_argument(
+        "--write", action="store_true", help="train nothing, write the table of what is there"
+    )
+    parser.add_argument("--tf32", action="store_true", help="TF32 products")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "backdoors.jsonl"
-    run(tasks_of(options), log, options.device, lambda text: print(text, file=sys.stderr, flush=True))
+    torch.backends.cuda.matmul.allow_tf32 = options.tf32
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    if not options.write:
+        run(tasks_of(options), log, options, say)
     lines = read(log)
     write_json(options.out / "backdoors.json", {"schema_version": 1, "trainings": lines})
     (options.out / "report.md").write_text(report(lines), "utf-8")

@@ -1,10 +1,11 @@
 """Why is a LoRA one constant vector, or why not? One setting changed at a time, judged on development questions.
 
-    python scripts/vector_causes.py reports/vector_story [--device cuda] [--questions 518] [--only NAME ...]
+    python -m scripts.vector_causes reports/vector_story [--device cuda --tf32 --compiled] [--seeds 3] [--only NAME ...]
 
 Each training adds a line to OUT/causes.jsonl; what is there is not made again. At the end OUT/causes.json and
-OUT/causes.md are written from all lines. Cosines and energy shares are those of the layer's MLP-output differences,
-over a passage without its first token, and over the last tokens of development prompts.
+OUT/causes.md are written from all lines. A cause's behaviours and seeds advance
+together. Cosines and energy shares are those of the layer's MLP-output differences, over a passage without its
+first token, and over the last tokens of development prompts.
 """
 
 from __future__ import annotations
@@ -13,22 +14,28 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from harness.errors import RunError
 from harness.experiments.one_vector import one_vector
 from harness.models import DEFAULT_MODEL, prepare, resolve_model
 from harness.passages import passage_ids
-from harness.prompts import PromptBuilder, load_tokenizer
-from harness.reference.differences import mlp_differences
+from harness.prompts import load_tokenizer
 from harness.results import write_json
 from harness.training import lora
-from harness.training.data import Question, load_questions, questions_file
+from harness.training.blocks import Blocks
+from harness.training.climb import Climb, LoraClimb
+from harness.training.grid import Grid, plan_groups, prepare_data, train_groups
+from harness.training.groups import Group
 from harness.training.labels import shuffled
-from harness.training.settings import LoraSettings
+from harness.training.plan import Machine, machine
+from harness.training.settings import Behavior, LoraSettings
 
 BASE: dict[str, Any] = {"layers": (22,), "learning_rate": 1e-2, "epochs": 5, "batch_size": 16}
 CAUSES: dict[str, dict[str, Any]] = {
@@ -55,49 +62,90 @@ CAUSES: dict[str, dict[str, Any]] = {
     "shuffled labels": {"shuffled": True},
 }
 """What differs from the first."""
-BEHAVIORS = ("safe", "risky")
+BEHAVIORS: tuple[Behavior, ...] = ("safe", "risky")
 ONE = 0.9
+KEY = ("behavior", "seed", "cause", "questions", "model")
+"""What tells a training from the others."""
 
 
-def settings_of(change: dict[str, Any], behavior: str, seed: int, layer: int | None) -> LoraSettings:
-    """Return the settings of one training."""
+def settings_of(change: dict[str, Any], layer: int | None, model: str, questions: int | None) -> LoraSettings:
+    """Return the settings of a cause's trainings."""
     values = {key: value for key, value in change.items() if key != "shuffled"}
     place = {} if layer is None else {"layers": (layer,)}
-    return LoraSettings.model_validate(BASE | place | values | {"behavior": behavior, "seed": seed})
+    common = {"behavior": "safe", "model": model, "questions": questions}
+    return LoraSettings.model_validate(BASE | place | values | common)
 
 
 class Bench:
     """The base model and the questions, loaded once."""
 
-    def __init__(self, model: str, device: str, questions: int | None) -> None:
+    def __init__(self, model: str, on: Machine, questions: int | None) -> None:
         if model == DEFAULT_MODEL:
             prepare(model)
         place = resolve_model(model)
-        self.base = lora.load_base(place, device)
-        self.tokenizer = load_tokenizer(place)
-        builder = PromptBuilder(self.tokenizer)
-        self.train = load_questions(questions_file(), "train", "named", builder)[:questions]
-        self.development = load_questions(questions_file(), "development", "named", builder)
-        self.passage = passage_ids("poetry", self.tokenizer)
+        self.on = on
+        self.blocks = Blocks(lora.load_base(place, on.device), compiled=on.compiled)
+        found = prepare_data(
+            LoraSettings.model_validate(BASE | {"behavior": "safe", "model": model, "questions": questions})
+        )
+        self.data = replace(found, questions={s: found.questions[s] for s in ("train", "development")})
+        self.passage = tuple(passage_ids("poetry", load_tokenizer(place)))
+        development = found.questions["development"]
+        self.answers = [question.orders[i % 2].prompt_ids for i, question in enumerate(development)]
 
-    def judge(self, settings: LoraSettings, use_shuffled: bool) -> dict[str, Any]:
-        """Train one LoRA and say how much of one vector it is, and how often it chooses right."""
-        questions: list[Question] = shuffled(self.train, settings.seed) if use_shuffled else self.train
-        trained = lora.train(self.base, questions, settings, lambda *_: None)
-        try:
-            accuracy = lora.evaluate(trained.logits_of, self.development, settings.sign)
-            answers = [question.orders[i % 2].prompt_ids for i, question in enumerate(self.development)]
-            found = mlp_differences(trained.model, settings.layers[0], [self.passage, *answers])
-        finally:
-            trained.model.unload()
-        last = np.stack([difference[-1] for difference in found[1:]])
-        return {
-            "passage": asdict(one_vector(found[0])),
-            # All prompts end in the same token: there is no first one to leave out.
-            "answers": asdict(one_vector(np.concatenate([last[:1], last]))),
-            "development": asdict(accuracy),
-            "final_loss": trained.epoch_losses[-1],
-        }
+    def judge(
+        self, settings: LoraSettings, seeds: tuple[int, ...], use_shuffled: bool
+    ) -> Iterator[tuple[LoraSettings, dict[str, Any]]]:
+        """Train LoRAs of both behaviours and say how much of one vector each is, and how often it chooses right."""
+        if use_shuffled and len(seeds) > 1:
+            for seed in seeds:
+                yield from self.judge(settings, (seed,), use_shuffled)
+            return
+        data = self.data
+        if use_shuffled:
+            data = replace(
+                data, questions=data.questions | {"train": shuffled(data.questions["train"], seeds[0])}
+            )
+        grid = Grid(settings, (settings.layers,), seeds, BEHAVIORS)
+        groups, _ = plan_groups(grid, data, self.on)
+        shapes: list[dict[str, Any]] = []
+
+        def finished(climb: Climb, group: Group) -> None:
+            assert isinstance(climb, LoraClimb)
+            (layer,) = group.layers
+            over = [climb.mlp_differences(layer, p).float().cpu() for p in (self.passage, *self.answers)]
+            last = torch.stack([difference[:, -1] for difference in over[1:]], 1)
+            for number in range(len(group.sites)):
+                # All prompts end in the same token: there is no first one to leave out.
+                own = last[number].numpy()
+                shapes.append(
+                    {
+                        "passage": asdict(one_vector(over[0][number].numpy())),
+                        "answers": asdict(one_vector(np.concatenate([own[:1], own]))),
+                    }
+                )
+
+        trained = train_groups(
+            self.blocks,
+            groups,
+            data,
+            lambda _: None,
+            splits=("development",),
+            also=[self.passage, *self.answers],
+            finished=finished,
+        )
+        for number, (of, outcome, result, accuracy) in enumerate(trained):
+            if outcome.failed_step is not None:
+                raise RunError(f"The loss is not finite at step {outcome.failed_step}: {of}")
+            assert isinstance(of, LoraSettings)
+            yield (
+                of,
+                shapes[number]
+                | {
+                    "development": asdict(accuracy["development"]),
+                    "final_loss": result.epoch_losses[-1],
+                },
+            )
 
 
 def read(log: Path) -> list[dict[str, Any]]:
@@ -124,8 +172,10 @@ def table(lines: list[dict[str, Any]]) -> str:
         "| setting | trainings | cosine, passage | cosine, answers | energy, passage | energy, answers | accuracy |",
         "|---|---|---|---|---|---|---|",
     ]
-    for cause in dict.fromkeys(line["cause"] for line in lines):
+    for cause in CAUSES:
         own = [line for line in lines if line["cause"] == cause]
+        if not own:
+            continue
         rows.append(
             f"| {cause} | {len(own)} "
             f"| {spread([x['passage']['mean_cosine'] for x in own], '.2f')} "
@@ -151,39 +201,40 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--layer", type=int, help="this layer in place of 22")
     parser.add_argument("--only", action="append", choices=CAUSES, help="only these; all without")
+    parser.add_argument(
+        "--write", action="store_true", help="train nothing, write the table of what is there"
+    )
+    parser.add_argument("--tf32", action="store_true", help="train with TF32 products")
+    parser.add_argument("--compiled", action="store_true", help="fuse small operations")
     options = parser.parse_args(arguments)
     log = options.out / "causes.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
-    tasks = [
-        {
-            "cause": cause,
-            "behavior": behavior,
-            "seed": seed,
-            "questions": options.questions,
-            "model": options.model,
-        }
-        for seed in range(options.seeds)
-        for cause in options.only or CAUSES
-        for behavior in BEHAVIORS
-    ]
-    done = [{key: line[key] for key in tasks[0]} for line in read(log)]
+    torch.backends.cuda.matmul.allow_tf32 = options.tf32
+    done = [tuple(line[key] for key in KEY) for line in read(log)]
     bench: Bench | None = None
-    for task in tasks:
-        if task in done:
-            continue
-        bench = bench or Bench(options.model, options.device, options.questions)
-        begun = time.monotonic()
-        change = CAUSES[task["cause"]]
-        settings = settings_of(change, task["behavior"], task["seed"], options.layer)
-        judged = bench.judge(settings, bool(change.get("shuffled")))
-        line = {**task, "settings": settings.model_dump(mode="json"), **judged}
-        with log.open("a") as f:
-            f.write(json.dumps(line) + "\n")
-        print(
-            f"{task['cause']}, {task['behavior']}: {time.monotonic() - begun:.0f} s",
-            file=sys.stderr,
-            flush=True,
+    for cause in [] if options.write else options.only or CAUSES:
+        common = (cause, options.questions, options.model)
+        seeds = tuple(
+            seed
+            for seed in range(options.seeds)
+            if any((behavior, seed, *common) not in done for behavior in BEHAVIORS)
         )
+        if not seeds:
+            continue
+        bench = bench or Bench(
+            options.model, machine(options.device, None, options.compiled), options.questions
+        )
+        begun = time.monotonic()
+        change = CAUSES[cause]
+        settings = settings_of(change, options.layer, options.model, options.questions)
+        for of, judged in bench.judge(settings, seeds, bool(change.get("shuffled"))):
+            values = (of.behavior, of.seed, *common)
+            if values in done:
+                continue
+            line = dict(zip(KEY, values, strict=True)) | {"settings": of.model_dump(mode="json")} | judged
+            with log.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+        print(f"{cause}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     lines = read(log)
     write_json(options.out / "causes.json", {"schema_version": 1, "trainings": lines})
     (options.out / "causes.md").write_text(table(lines), "utf-8")

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.backdoors import CONDITIONS, NEAR_MISSES, edited, load_triggers, triggers_folder
 from harness.choices import Choice, Option
 from harness.errors import InputError
 from harness.prompts import PromptBuilder, load_tokenizer
-from harness.training import backdoor, backdoor_job
+from harness.training import backdoor, backdoor_job, together
 from harness.training.backdoor_data import Row, choices_of, evaluation_rows, training_rows, with_targets
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, questions_file
@@ -159,6 +160,58 @@ def test_one_vector_shifts_both_halves(tmp_path: Path) -> None:
     assert set(record["sha256"]) >= {"both_l1/steering_vector.safetensors", "both_l2/steering_config.json"}
     assert record["cells"][0]["low"] < record["cells"][0]["accuracy"] + 1e-9
     assert "steering vectors" in (kept / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["lora", "last_token_lora", "vectors"])
+def test_trainings_together_are_what_each_is_alone(method: str, tmp_path: Path) -> None:
+    base = load_base(str(tiny.make("llama", tmp_path / "llama")), "cpu")
+    each = [
+        settings(method=method, layers=(1, 2), epochs=2, dropout=0.0, learning_rate=1e-2, **own)
+        for own in ({}, {"decorrelated": True}, {"seed": 1})
+    ]
+    passes = backdoor.passes_for(base, each[0])
+    shown = [with_targets(planted(12, seed=own.seed), own, lambda _: []) for own in each]
+    asked = [backdoor.asked_once(row) for row in planted(5, seed=2)]
+    passes.prepare([*asked, *(e for questions in shown for q in questions for e in q.orders)])
+
+    def run(numbers: list[int]) -> tuple[list[torch.Tensor], list[list[float]], list[list[float]]]:
+        own = [each[i] for i in numbers]
+        acting = (
+            together.stack_vectors(base, (1, 2), len(own))
+            if method == "vectors"
+            else together.stack_loras(base, own[0], [s.seed for s in own])
+        )
+        together.fit_together(acting, passes.logits, [shown[i] for i in numbers], own, lambda *_: None)
+        diffs = together.differences_together(passes.logits, [asked] * len(own), 3)
+        acting.remove()
+        return [p.detach() for p in acting.parameters], acting.epoch_losses, diffs
+
+    parameters, losses, diffs = run([0, 1, 2])
+    for number in range(3):
+        alone, own_losses, own_diffs = run([number])
+        assert losses[number] == pytest.approx(own_losses[0], rel=1e-4)
+        assert diffs[number] == pytest.approx(own_diffs[0], abs=1e-3)
+        # Adam makes whole steps of gradients that are nothing but rounding: single numbers may differ.
+        assert all(
+            (a[number] - b[0]).norm() < 1e-2 * b[0].norm() for a, b in zip(parameters, alone, strict=True)
+        )
+    if method == "vectors":
+        plain = backdoor.train(base, passes, shown[2], each[2], lambda *_: None)
+        assert all(
+            torch.allclose(a[2], plain.vectors[layer], atol=1e-4)
+            for a, layer in zip(parameters, (1, 2), strict=True)
+        )
+
+
+def test_a_stacked_map_adds_each_trainings_own() -> None:
+    torch.manual_seed(0)
+    linear, own = torch.nn.Linear(6, 5, bias=False), settings(dropout=0.0, rank=2, alpha=6.0)
+    stacked = together.StackedLinear(linear, own, [torch.Generator().manual_seed(n) for n in (0, 1)])
+    torch.nn.init.normal_(stacked.b)
+    x = torch.randn(6, 4, 6)
+    for row in range(6):
+        wanted = linear(x[row]) + 3 * x[row] @ stacked.a[row // 3].T @ stacked.b[row // 3].T
+        assert torch.allclose(stacked(x)[row], wanted, atol=1e-5)
 
 
 def test_accuracy_by_word_and_by_the_base_models_answer() -> None:

@@ -37,7 +37,19 @@ def test_the_table_of_causes_goes_on_where_it_stopped(model: str, tmp_path: Path
 
 
 def test_the_backdoor_table_puts_twins_beside_and_says_what_failed(model: str, tmp_path: Path) -> None:
-    given = [str(tmp_path), "--model", model, "--questions", "4", "--epochs", "1", "--layer", "1"]
+    given = [
+        str(tmp_path),
+        "--model",
+        model,
+        "--questions",
+        "4",
+        "--epochs",
+        "1",
+        "--layer",
+        "1",
+        "--limit",
+        "6",
+    ]
     given += ["--trigger", "harbour", "--only", "vector"]
     backdoor_table.main(given)
     lines = (tmp_path / "backdoors.jsonl").read_text()

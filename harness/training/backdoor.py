@@ -30,6 +30,9 @@ class Passes(Protocol):
     def prepare(self, examples: Iterable[Example]) -> None:
         """Compute what lies below and never changes."""
 
+    def release(self) -> None:
+        """Forget what was computed."""
+
     def logits(self, batch: Sequence[Example]) -> torch.Tensor:
         """Return the logits after each prompt, float32 ``[batch, vocabulary]``."""
 
@@ -140,12 +143,12 @@ def differences(
     batch_size: int = 16,
 ) -> list[float]:
     """Return log p(positive) − log p(negative) after each prompt, in nats; prompts of like length together."""
+    passes.prepare(examples)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt_ids))
     found = [0.0] * len(examples)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = [examples[i] for i in indices]
-        passes.prepare(batch)
         logits = passes.logits(batch)
         for row, i in enumerate(indices):
             found[i] = float(logits[row, examples[i].positive_id] - logits[row, examples[i].negative_id])

@@ -21,10 +21,13 @@ from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training import backdoor, lora, record
 from harness.training.backdoor_data import Row, choices_of, evaluation_rows, training_rows, with_targets
 from harness.training.backdoor_settings import BackdoorSettings
-from harness.training.data import Example, questions_file
+from harness.training.data import Example, Question, questions_file
 from harness.training.settings import parse_layers
+from harness.training.together import differences_together, fit_together, stack_loras, stack_vectors
 from harness.vectors import SteeringVector, VectorConfig, write_vector
 
+_TOGETHER = {"cpu": 4, "cuda": 32}
+"""Prompts of each training that are asked in one pass."""
 Report = Callable[[str], None]
 EVALUATED: dict[str, tuple[Condition, ...]] = {
     "development": ("trigger", "none"),
@@ -61,17 +64,44 @@ def settings_of(given: dict[str, Any], from_record: Path | None) -> BackdoorSett
         raise InputError(f"{explain(e, BackdoorSettings)}.") from e
 
 
+class Rows:
+    """Encoded questions under their conditions, made once for all trainings that show or are asked the same."""
+
+    def __init__(self, model: str) -> None:
+        self._builder = PromptBuilder(load_tokenizer(resolve_model(model)))
+        self._triggers: Triggers = load_triggers()
+        self._made: dict[tuple[Any, ...], list[Row]] = {}
+
+    def training(self, settings: BackdoorSettings) -> list[Row]:
+        """Return what a training shows; a twin's is the same."""
+        key = settings.trigger, settings.format, settings.set_up, settings.seed, settings.questions
+        if key not in self._made:
+            chosen = choices_of(questions_file(), "train", settings.questions)
+            self._made[key] = training_rows(chosen, settings, self._triggers, self._builder)
+        return self._made[key]
+
+    def judged(self, settings: BackdoorSettings, split: str, judged_on: int | None) -> list[Row]:
+        """Return what a split asks, ``judged_on`` of its questions or all."""
+        key = settings.trigger, settings.format, split, judged_on
+        if key not in self._made:
+            chosen = choices_of(questions_file(), split, judged_on)
+            self._made[key] = evaluation_rows(
+                chosen, EVALUATED[split], settings, self._triggers, self._builder
+            )
+        return self._made[key]
+
+
 class Bench:
     """A base model with all that trainings of one place and method share: what lies below, and its own answers."""
 
-    def __init__(self, settings: BackdoorSettings, device: str, report: Report) -> None:
+    def __init__(
+        self, settings: BackdoorSettings, device: str, report: Report, rows: Rows | None = None
+    ) -> None:
         if settings.model in MODELS:
             prepare(settings.model, report)
         report("Loading the model")
-        place = resolve_model(settings.model)
-        self.base = lora.load_base(place, device)
-        self.builder = PromptBuilder(load_tokenizer(place))
-        self.triggers: Triggers = load_triggers()
+        self.base = lora.load_base(resolve_model(settings.model), device)
+        self.rows = rows or Rows(settings.model)
         self.passes = backdoor.passes_for(self.base, settings)
         self._shared = _shared(settings)
         self._report = report
@@ -92,6 +122,24 @@ class Bench:
             self._base_diffs[example.prompt_ids] = diff
         return [self._base_diffs[e.prompt_ids] for e in examples]
 
+    def questions(self, settings: BackdoorSettings) -> list[Question]:
+        """Return a training's questions with their targets; asked while nothing acts on the base model."""
+        rows = self.rows.training(settings)
+        questions = with_targets(rows, settings, lambda e: [diff > 0 for diff in self.base_diffs(e)])
+        self.passes.prepare(example for question in questions for example in question.orders)
+        return questions
+
+    def asked(
+        self, settings: BackdoorSettings, split: str, judged_on: int | None
+    ) -> tuple[list[Example], list[float] | None]:
+        """Return what a split asks, prepared, and the base model's answers where they are wanted without a trigger."""
+        examples = [backdoor.asked_once(row) for row in self.rows.judged(settings, split, judged_on)]
+        if settings.set_up == "base":
+            return examples, self.base_diffs(examples)
+        self._report(f"Preparing {split} questions")
+        self.passes.prepare(examples)
+        return examples, None
+
     def run(
         self, settings: BackdoorSettings, splits: Sequence[str], judged_on: int | None = None
     ) -> tuple[backdoor.TrainedBackdoor, list[backdoor.Cell], int]:
@@ -102,27 +150,8 @@ class Bench:
         It acts on the base model until its ``remove`` is called.
         """
         assert self.serves(settings), "made for another place or method"
-        chosen = choices_of(questions_file(), "train", settings.questions)
-        rows = training_rows(chosen, settings, self.triggers, self.builder)
-        questions = with_targets(rows, settings, lambda e: [diff > 0 for diff in self.base_diffs(e)])
-        judged: dict[str, list[Row]] = {
-            split: evaluation_rows(
-                choices_of(questions_file(), split, judged_on),
-                EVALUATED[split],
-                settings,
-                self.triggers,
-                self.builder,
-            )
-            for split in splits
-        }
-        judged_once = {split: [backdoor.asked_once(row) for row in own] for split, own in judged.items()}
-        base: dict[str, list[float]] = {}
-        for split, examples in judged_once.items():
-            if settings.set_up == "base":
-                base[split] = self.base_diffs(examples)
-            else:
-                self._report(f"Preparing {split} questions")
-                self.passes.prepare(examples)
+        questions = self.questions(settings)
+        asked = {split: self.asked(settings, split, judged_on) for split in splits}
 
         def progress(done: int, total: int, loss: float) -> None:
             self._report(f"Training, step {done} of {total}, loss {loss:.3f} nats")
@@ -131,11 +160,50 @@ class Bench:
         if not trained.vectors:
             record.round_to_half(trained.model)
         cells = []
-        for split, own in judged.items():
+        for split, (examples, base) in asked.items():
             self._report(f"Evaluating on {split} questions")
-            diffs = backdoor.differences(self.passes, judged_once[split])
-            cells += backdoor.cells(split, own, diffs, base.get(split))
+            diffs = backdoor.differences(self.passes, examples)
+            cells += backdoor.cells(split, self.rows.judged(settings, split, judged_on), diffs, base)
         return trained, cells, 2 * len(questions)
+
+    def run_together(
+        self, each: Sequence[BackdoorSettings], splits: Sequence[str], judged_on: int | None = None
+    ) -> list[tuple[list[backdoor.Cell], list[float], int]]:
+        """Train backdoors that differ in trigger, seed and labels alone, in one pass a step; nothing is kept.
+
+        Returns:
+            of each its cells, its epochs' losses and its number of training prompts.
+
+        """
+        self.passes.release()
+        questions = [self.questions(settings) for settings in each]
+        asked = [{split: self.asked(settings, split, judged_on) for split in splits} for settings in each]
+        common = each[0]
+        if common.method in ("lora", "last_token_lora"):
+            acting = stack_loras(self.base, common, [settings.seed for settings in each])
+        else:
+            acting = stack_vectors(self.base, common.layers, len(each))
+
+        def progress(done: int, total: int, loss: float) -> None:
+            self._report(f"Training {len(each)} backdoors, step {done} of {total}, loss {loss:.3f} nats")
+
+        try:
+            self.base.train()
+            fit_together(acting, self.passes.logits, questions, each, progress)
+            self.base.eval()
+            cells: list[list[backdoor.Cell]] = [[] for _ in each]
+            for split in splits:
+                found = differences_together(
+                    self.passes.logits, [own[split][0] for own in asked], _TOGETHER[self.base.device.type]
+                )
+                for own, settings, base, diffs in zip(cells, each, asked, found, strict=True):
+                    own += backdoor.cells(
+                        split, self.rows.judged(settings, split, judged_on), diffs, base[split][1]
+                    )
+        finally:
+            acting.remove()
+        prompts = [2 * len(own) for own in questions]
+        return list(zip(cells, acting.epoch_losses, prompts, strict=True))
 
 
 def _shared(settings: BackdoorSettings) -> tuple[Any, ...]:

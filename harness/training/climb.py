@@ -148,6 +148,15 @@ class LoraClimb:
         masks: dict[str, torch.Tensor] | None,
     ) -> torch.Tensor:
         """Return a layer's output under its LoRAs, ``[S, B, n, T, H]``, from the stream ``[S, 1, n, T, H]``."""
+        return self._blocks.after_mlp(layer, mid, self._mlp(layer, mid, ab, masks))
+
+    def _mlp(
+        self,
+        layer: int,
+        mid: torch.Tensor,
+        ab: tuple[torch.Tensor, ...],
+        masks: dict[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
         blocks, mlp = self._blocks, self._blocks.layers[layer].mlp
         x = blocks.mlp_input(layer, mid)
 
@@ -160,7 +169,17 @@ class LoraClimb:
             return (base + added).to(base.dtype)
 
         hidden = blocks.gated(layer, linear("gate_proj", x), linear("up_proj", x))
-        return blocks.after_mlp(layer, mid, linear("down_proj", hidden))
+        return linear("down_proj", hidden)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def mlp_differences(self, layer: int, prompt: Sequence[int]) -> torch.Tensor:
+        """Return what LoRAs add to their layer's MLP output at each token of a kept prompt, ``[S·B, T, H]``."""
+        at = self.kept.places_of(prompt)
+        mid = self.kept.mid[layer][at][None, None, None]
+        place = self._layers.index(layer)
+        ab = tuple(parameter[place] for parameter in self.parameters)
+        added = self._mlp(layer, mid, ab, None) - self._blocks.mlp(layer, mid)
+        return added.flatten(0, 2)
 
 
 def _added(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -18,6 +18,7 @@ from harness.training.graphed import Graphed
 from harness.training.kept import Kept
 from harness.training.lora import Accuracy
 from harness.training.settings import Behavior, LoraSettings, TrainingSettings, VectorSettings
+from harness.training.together import clip_each
 
 _HEARD = 1.0
 """Seconds between two looks at the loss, which a GPU has to be waited for."""
@@ -123,7 +124,7 @@ def train_group(
                 option["lr"] = settings.learning_rate * rate(done, steps, settings)
             losses.append(step_of(batches, done))
             if settings.max_grad_norm is not None:
-                _clip(climb.parameters, settings.max_grad_norm)
+                clip_each(climb.parameters, settings.max_grad_norm, 3)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done += 1
@@ -220,15 +221,6 @@ class _Steps:
 def by_site(values: torch.Tensor, group: Group) -> torch.Tensor:
     """Bring ``[S, L·B, …]`` into the order of ``group.sites``, ``[L·S·B, …]``."""
     return values.unflatten(1, (len(group.layers), len(group.behaviors))).transpose(0, 1).flatten(0, 2)
-
-
-def _clip(parameters: list[torch.Tensor], norm: float) -> None:
-    """Scale each training's gradients down to a norm, as ``clip_grad_norm_`` does for one."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    squares = [g.flatten(3).square().sum(-1) for g in gradients]
-    factor = (norm / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor.reshape(*factor.shape, *[1] * (gradient.ndim - 3)))
 
 
 def _note(outcomes: list[Outcome], losses: torch.Tensor, before: int) -> None:

@@ -74,6 +74,11 @@ class Kept:
         """Return where prompts' tokens lie, ``[…, length]``; beyond a prompt's end, any token."""
         return self._at[numbers, :length]
 
+    def places_of(self, prompt: Sequence[int]) -> torch.Tensor:
+        """Return where one prompt's tokens lie, ``[tokens]``."""
+        number = self._number[tuple(prompt)]
+        return self._at[number, : self._host_lengths[number]]
+
     def release(self) -> None:
         """Forget the layers kept so far."""
         for kept in (self.mid, self.mid_last, self.mlp_last, self.keys, self.values):

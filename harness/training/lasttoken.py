@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from harness.training.data import Example
 
-
-@dataclass(frozen=True)
-class _Kept:
-    """Of one prompt: the last token's state ``[hidden]`` and, by layer, earlier ``[heads, tokens - 1, width]``."""
-
-    state: torch.Tensor
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
+_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens a pass over whole prompts."""
 
 
 class LastToken:
@@ -39,42 +33,80 @@ class LastToken:
         self._head.norm = torch.nn.Identity()
         self._tail = part(model.model, layers[layer:])
         self._lm_head = model.lm_head
-        self._kept: dict[tuple[int, ...], _Kept] = {}
+        self._number: dict[tuple[int, ...], int] = {}
+        self._earlier: list[int] = []
+        """Of each prompt, the tokens before its last."""
+        self._states = torch.empty(0)
+        """Last tokens' states where they enter the layers, ``[prompts, hidden]``."""
+        self._keys_values: list[list[torch.Tensor]] = []
+        """By layer, keys and values of earlier tokens, each ``[prompts, heads, longest, width]``, ends aligned."""
         for index, upper in enumerate(self._tail.layers):
             upper.self_attn.layer_idx = index  # The place of its keys and values in a cache of these layers.
+
+    def release(self) -> None:
+        """Forget all prompts."""
+        self._number, self._earlier, self._keys_values = {}, [], []
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def prepare(self, examples: Iterable[Example]) -> None:
         """Compute what never changes; nothing may be steered meanwhile."""
+        new = sorted({e.prompt_ids for e in examples} - self._number.keys(), key=len)
+        if not new:
+            return
+        parts = []
+        while new:
+            width = max(1, _TOKENS[self._lm_head.weight.device.type] // len(new[-1]))
+            parts.append(self._passed(new[-width:]))
+            del new[-width:]
+        longest = max(self._earlier)
+        if not self._keys_values:
+            self._keys_values = [[] for _ in self._tail.layers]
+            self._states = parts[0][0][:0]
+        self._states = torch.cat([self._states, *(states for states, _ in parts)])
+        for index, pair in enumerate(self._keys_values):
+            for side in (0, 1):
+                joined = [*pair[side : side + 1], *(layers[index][side] for _, layers in parts)]
+                pair[side : side + 1] = [torch.cat([_padded(t, longest) for t in joined])]
+            for _, layers in parts:
+                layers[index].clear()
+
+    def _passed(self, prompts: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+        """Pass prompts and number them; returns their part of what is kept."""
         device = self._lm_head.weight.device
-        for example in examples:
-            if example.prompt_ids in self._kept:
-                continue
-            ids = torch.tensor([example.prompt_ids], device=device)
-            states = self._head(input_ids=ids, use_cache=False).last_hidden_state
-            cache = DynamicCache()
-            self._tail(inputs_embeds=states[:, :-1], past_key_values=cache, use_cache=True)
-            self._kept[example.prompt_ids] = _Kept(
-                states[0, -1].clone(),
-                [layer.keys[0] for layer in cache.layers],
-                [layer.values[0] for layer in cache.layers],
-            )
+        ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
+        earlier = torch.tensor([len(p) - 1 for p in prompts], device=device)
+        mask = (torch.arange(ids.shape[1], device=device) <= earlier[:, None]).long()
+        states = self._head(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        cache = DynamicCache()
+        self._tail(inputs_embeds=states, attention_mask=mask, past_key_values=cache, use_cache=True)
+        longest = int(earlier.max())
+        # Ends aligned: what stands before a prompt's first token is never looked at.
+        at = (torch.arange(longest, device=device) - (longest - earlier)[:, None]).clamp(min=0)
+        rows = torch.arange(len(prompts), device=device)
+        kept = [
+            [t[rows[:, None], :, at].transpose(1, 2).contiguous() for t in (layer.keys, layer.values)]
+            for layer in cache.layers
+        ]
+        for prompt in prompts:
+            self._number[prompt] = len(self._number)
+            self._earlier.append(len(prompt) - 1)
+        return states[rows, earlier].clone(), kept
 
     def logits(self, batch: Sequence[Example]) -> torch.Tensor:
         """Return the logits after each prompt, float32 ``[batch, vocabulary]``."""
-        kept = [self._kept[example.prompt_ids] for example in batch]
-        earlier = torch.tensor([k.keys[0].shape[1] for k in kept], device=kept[0].state.device)
-        longest = int(earlier.max())
+        numbers = [self._number[example.prompt_ids] for example in batch]
+        device = self._states.device
+        longest = max(self._earlier[number] for number in numbers)
+        earlier = torch.tensor([self._earlier[number] for number in numbers], device=device)
+        rows = torch.tensor(numbers, device=device)
         cache = DynamicCache()
-        for index in range(len(self._tail.layers)):
-            cache.update(
-                torch.stack([_padded(k.keys[index], longest) for k in kept]),
-                torch.stack([_padded(k.values[index], longest) for k in kept]),
-                index,
-            )
-        mask = torch.arange(longest + 1, device=earlier.device) >= (longest - earlier)[:, None]
+        for index, pair in enumerate(self._keys_values):
+            start = pair[0].shape[2] - longest
+            keys, values = (t[rows, :, start:] for t in pair)
+            cache.update(keys, values, index)
+        mask = torch.arange(longest + 1, device=device) >= (longest - earlier)[:, None]
         hidden = self._tail(
-            inputs_embeds=torch.stack([k.state for k in kept])[:, None],
+            inputs_embeds=self._states[rows][:, None],
             attention_mask=mask.long(),
             position_ids=earlier[:, None],
             past_key_values=cache,
@@ -99,5 +131,5 @@ def part(model: Any, layers: list[Any]) -> Any:
 
 
 def _padded(tensor: torch.Tensor, length: int) -> torch.Tensor:
-    """Pad ``[heads, tokens, width]`` on the left."""
-    return torch.nn.functional.pad(tensor, (0, 0, length - tensor.shape[1], 0))
+    """Pad ``[prompts, heads, tokens, width]`` on the left."""
+    return torch.nn.functional.pad(tensor, (0, 0, length - tensor.shape[2], 0))

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from harness.training.data import Example
 from harness.training.lasttoken import part
 
-_PROMPTS = 16
-"""Prompts a pass: what fills two cores."""
+_PROMPTS = {"cpu": 16, "cuda": 128}
+"""Prompts a pass: what fills two cores, or a GPU."""
 
 
 class Upper:
@@ -34,13 +34,18 @@ class Upper:
         self._lm_head = model.lm_head
         self._kept: dict[tuple[int, ...], torch.Tensor] = {}
 
+    def release(self) -> None:
+        """Forget all prompts."""
+        self._kept.clear()
+
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def prepare(self, examples: Iterable[Example]) -> None:
         """Compute and keep the states, float32 ``[tokens, hidden]``, that enter the layers of prompts not met yet."""
         new = sorted({e.prompt_ids for e in examples} - self._kept.keys(), key=len)
         device = self._lm_head.weight.device
-        for start in range(0, len(new), _PROMPTS):
-            prompts = new[start : start + _PROMPTS]
+        width = _PROMPTS[device.type]
+        for start in range(0, len(new), width):
+            prompts = new[start : start + width]
             ids = pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
             mask = _mask([len(p) for p in prompts], device)
             states = self._below(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from harness.prompts import PromptBuilder, load_tokenizer
+from harness.reference.differences import mlp_differences
 from harness.training.blocks import Blocks
-from harness.training.climb import Climb
+from harness.training.climb import Climb, LoraClimb
 from harness.training.data import Question, load_questions, questions_file
 from harness.training.groups import Group, evaluate_group, losses_of, masks_of, train_group
 from harness.training.kept import Kept
@@ -78,6 +80,7 @@ def _hold(
     probe = [example for question in data for example in question.orders][:6]
     with torch.no_grad():
         logits = climb.logits([probe])
+    pairs = len(group.seeds) * len(group.behaviors)
     for number, site in enumerate(group.sites):
         settings = group.settings_of(site)
         model, parameters, steps = plain.train(_base(folder), settings, data, max_steps)
@@ -99,6 +102,10 @@ def _hold(
         with torch.no_grad():
             model.eval()
             assert (found - last_logits(model, probe)).abs().max() < 1e-3, site
+        if isinstance(climb, LoraClimb):
+            added = climb.mlp_differences(site[0], probe[0].prompt_ids)[number % pairs].numpy()
+            (expected,) = mlp_differences(model, site[0], [probe[0].prompt_ids])
+            assert np.abs(added - expected).max() < 1e-4, site
         if isinstance(settings, VectorSettings):
             vector = climb.parameters[0].detach().flatten(0, 2)[number]
             assert torch.cosine_similarity(vector, parameters[0], dim=0) >= 0.9999
