@@ -47,14 +47,15 @@ def plan_table(plan: dict[str, Any]) -> Table:
 def plan_legend(plan: dict[str, Any]) -> list[str]:
     """Say what the plan is of, what is left, and what the estimates rest on."""
     missing = plan["without_estimate"]
-    least = "at least " if missing else "about "
+    left = f"Pending: {'at least' if missing else 'about'} {minutes(plan['estimated_seconds'])}"
+    left += f"; no estimate for {', '.join(missing)}" if missing else ""
+    if not any(step["status"] == "pending" for step in plan["steps"]):
+        left = "Nothing is pending"
     lines = [
         f"{plan['model']}: {plan['layers']} layers, {plan['weights'] / 1e9:.2f} billion weights a pass; preset "
         f"{plan['preset']}: {plan['about']}.",
         *(f"{step['name']}: {note}." for step in plan["steps"] for note in step["notes"]),
-        f"Pending: {least}{minutes(plan['estimated_seconds'])}"
-        + (f"; no estimate for {', '.join(missing)}" if missing else "")
-        + f". Estimates rest on {plan['estimates_rest_on']}.",
+        f"{left}. Estimates rest on {plan['estimates_rest_on']}.",
         "GB: trainings at their peak; of other steps the weights alone.",
         f"Folder: {plan['folder']}",
     ]

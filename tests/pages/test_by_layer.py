@@ -55,7 +55,7 @@ def test_the_shipped_table_is_shown_as_it_is(tmp_path: Path) -> None:
     by_layer.copy_shipped(tmp_path / "layers", "smollm2-135m-instruct")
     found = section(gather([tmp_path / "layers" / by_layer.FILE]))
     shipped = pd.read_parquet(by_layer.shipped_table() / "accuracy.parquet")
-    assert len(found.figures) == len(shipped.drop_duplicates(["kind", "format"])) > 1
+    assert len(found.figures) == 2 * len(shipped.drop_duplicates(["kind", "format"])) > 2
     for claim in found.claims[::2]:
         kind, layer = claim.text.split(",")[0], int(claim.text.split("layer ")[1].split()[0])
         assert kind in ("LoRA", "vector")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -46,9 +46,9 @@ def by_layer(material: Material) -> Section:
     for document in documents:
         source = document.content["source"]
         for part in _parts(document):
-            own = list(_claims(part))
+            own = _claims(part)
             claims += own
-            figures.append(_figure(part, " ".join(claim.text for claim in own)))
+            figures += _figures(part, " ".join(claim.text for claim in own))
             tables.append(_table(part, source))
     return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(tables))
 
@@ -119,29 +119,32 @@ def _by_layer(part: _Part) -> pd.DataFrame:
     return pd.concat(found)
 
 
-def _figure(part: _Part, alt_text: str) -> Figure:
+def _figures(part: _Part, said: str) -> Iterator[Figure]:
+    """Draw accuracy and awareness against the adapted layer."""
     import altair as alt
 
     data = _by_layer(part)
     colour = alt.Color(
         "behavior:N", scale=alt.Scale(domain=["risky", "safe"], range=[charts.RISKY, charts.SAFE]), title=None
     )
-    chart: Any = alt.vconcat(
-        *(
-            alt.Chart(data[data["what"] == what])
+    for what, own in data.groupby("what", sort=False):
+        chart = (
+            alt.Chart(own)
             .mark_line(point=True)
             .encode(
                 x=alt.X("layer:Q", title="adapted layer, from 0", axis=alt.Axis(tickMinStep=1)),
-                y=alt.Y("value:Q", title=what, scale=alt.Scale(zero=False)),
+                y=alt.Y("value:Q", title=str(what), scale=alt.Scale(zero=False)),
                 color=colour,
                 tooltip=["layer:Q", "behavior:N", alt.Tooltip("value:Q", format=".3f")],
             )
-            .properties(width=charts.WIDTH - 90, height=150)
-            for what in dict.fromkeys(data["what"])
+            .properties(width="container", height=180)
         )
-    )
-    name = f"by_layer_{part.kind}_{part.format}"
-    return Figure(name, f"{part.name}: accuracy and awareness by layer", alt_text, chart)
+        word = str(what).split()[0]
+        name = f"by_layer_{part.kind}_{part.format}_{word}"
+        suite = SHIFTED if word == SHIFTED else None
+        yield Figure(
+            name, f"{part.name}: {what}, by layer", f"{what}, by adapted layer. {said}", chart, suite
+        )
 
 
 def _table(part: _Part, source: str) -> Table:

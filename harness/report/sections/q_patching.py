@@ -132,7 +132,9 @@ def _figure(document: Document) -> Figure:
         tooltip=["patch:N", "condition:N", "from_layer:Q",
                  *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("mean", "low", "high")), "stems:Q"],
     )  # fmt: skip
-    chart = alt.layer(charts.rule_at(0, "y"), bands, lines.add_params(picked)).properties(
+    # One stem has no interval, and a chart of none complains.
+    drawn = [bands] if data["low"].notna().any() else []
+    chart = alt.layer(charts.rule_at(0, "y"), *drawn, lines.add_params(picked)).properties(
         width="container", height=300
     )
     name = f"{content['adapter']}"

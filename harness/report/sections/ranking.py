@@ -118,4 +118,6 @@ def _chart(found: Ranking) -> Any:
         tooltip=["subject:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("shift", "low", "high")),
                  alt.Tooltip("p:Q", format=".4f"), "stems:Q"],
     )  # fmt: skip
-    return alt.layer(charts.rule_at(0), bars, dots).properties(width="container", height=20 * len(subjects))
+    # Too few stems have no interval, and a chart of none complains.
+    drawn = [bars, dots] if data["low"].notna().any() else [dots]
+    return alt.layer(charts.rule_at(0), *drawn).properties(width="container", height=20 * len(subjects))
