@@ -14,6 +14,9 @@ import altair as alt
 import pandas as pd
 from scipy import stats
 
+from harness.experiments import by_layer
+from harness.models import DEFAULT_MODEL
+
 SUITES = ("awareness", "objective", "ood", "control_intensity", "control_neutral")
 BY = ["kind", "format", "layer", "behavior"]
 COLOURS = alt.Scale(domain=["risky", "safe"], range=["#c0392b", "#2471a3"])
@@ -152,6 +155,8 @@ def write(folder: Path) -> None:
         lines += table_of(kind, how, accuracy, suites)
         lines += ["", f"Best on development questions: layer {layer} ({mean:.1%}). Its shifts:", ""]
         lines += at_best(shifts, kind, how, layer)
+    devices = " and ".join(dict.fromkeys(part["device"] for part in times["parts"]))
+    by_layer.write(folder, rows, shifts, DEFAULT_MODEL, f"trained on one {devices}")
     (folder / "by_layer.md").write_text("\n".join(lines) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -34,6 +37,9 @@ def missing() -> str | None:
 def required() -> bool:
     """Whether page tests have to run (``make pages``), missing browser or not."""
     return os.environ.get("REQUIRE_BROWSER") == "1"
+
+
+needed = pytest.mark.skipif(missing() is not None and not required(), reason=f"page tests: {missing()}")
 
 
 @contextmanager
@@ -72,6 +78,12 @@ def until(driver: Any, script: str, seconds: float = 60) -> None:
         if time.monotonic() > limit:
             raise TimeoutError(script)
         time.sleep(0.1)
+
+
+def printed(driver: Any) -> bytes:
+    """Print the page on A4; return the PDF."""
+    paper = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
+    return base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", paper)["data"])
 
 
 def complaints(driver: Any) -> list[str]:

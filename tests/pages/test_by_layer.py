@@ -41,12 +41,14 @@ def tables(shift: float, best: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_sentences_follow_the_table(tmp_path: Path, shift: float, best: int) -> None:
     by_layer.write(tmp_path, *tables(shift, best), "tiny", "made here")
     found = section(gather([tmp_path / by_layer.FILE]))
-    chosen, effect = found.claims
+    chosen, effect, jointly = found.claims
     assert f"layer {best} is best on development" in chosen.text
     assert "90.0 to 90.0%" in chosen.text
     assert effect.kind == ("effect" if shift else "none")
     assert ("no effect" in effect.text) == (shift == 0)
     assert "n = 8 stems" in effect.text
+    assert jointly.kind == ("effect" if shift else "none")
+    assert ("no effect on awareness at any" in jointly.text) == (shift == 0)
     (table,) = found.tables
     assert [row[0] for row in table.rows] == [str(layer) for layer in LAYERS]
 
@@ -56,7 +58,7 @@ def test_the_shipped_table_is_shown_as_it_is(tmp_path: Path) -> None:
     found = section(gather([tmp_path / "layers" / by_layer.FILE]))
     shipped = pd.read_parquet(by_layer.shipped_table() / "accuracy.parquet")
     assert len(found.figures) == 2 * len(shipped.drop_duplicates(["kind", "format"])) > 2
-    for claim in found.claims[::2]:
+    for claim in found.claims[::3]:
         kind, layer = claim.text.split(",")[0], int(claim.text.split("layer ")[1].split()[0])
         assert kind in ("LoRA", "vector")
         assert layer in set(shipped["layer"])

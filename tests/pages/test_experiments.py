@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from harness.report.material import gather
-from harness.report.page import sections_of
+from harness.report.page import sections_of, write
 from harness.report.parts import Section
+from tests.pages import browser
 
 INTERVAL = {"mean": 0.5, "low": 0.1, "high": 0.9, "stems": 10}
 SWEEP: dict[str, Any] = {
@@ -21,7 +22,7 @@ SWEEP: dict[str, Any] = {
     "vector": {"name": "made_vec"},
     "grid": {"layers": [0, 1, 2]},
     "profiles": [
-        {"suite": s, "limit": t, "layer": i, "effect": 0.1 * i, "shift_max": 0.1, "shift_min": -0.1}
+        {"suite": s, "limit": t, "layer": i, "effect": 0.1 * i + (i == 1) * t, "shift_max": 0.1, "shift_min": -0.1}
         for s in ("awareness", "ood") for t in (0.02, 0.1) for i in range(3)
     ],
     "suites": [
@@ -155,3 +156,21 @@ def test_a_sweep_has_a_profile_and_a_grid_a_suite(tmp_path: Path) -> None:
     assert [f.name for f in found.figures] == ["profile_made", "grid_awareness_made", "grid_ood_made"]
     data = found.figures[1].chart.to_dict()["datasets"]
     assert {row["layer"] for row in next(iter(data.values()))} == {0, 1, 2}
+
+
+@browser.needed
+def test_the_limit_of_the_strengths_can_be_switched(tmp_path: Path) -> None:
+    nulls = [{**null, "limit": limit} for null in SWEEP["null"] for limit in (0.02, 0.1)]
+    (tmp_path / "results.json").write_text(json.dumps({**SWEEP, "null": nulls}))
+    page = write(gather([tmp_path]), tmp_path / "page")
+    with browser.page(page.path) as driver:
+        line = "return document.querySelector('#chart-profile_made .mark-line path').getAttribute('d')"
+        choice = "#chart-profile_made input[type=radio][value='{}']"
+        checked = f'return document.querySelector("{choice}").checked'
+        assert driver.execute_script(checked.format("0.02"))
+        low = driver.execute_script(line)
+        driver.execute_script(f'document.querySelector("{choice.format("0.1")}").click()')
+        browser.until(driver, f"{line} !== '{low}'", 10)
+        driver.execute_script(f'document.querySelector("{choice.format("0.02")}").click()')
+        browser.until(driver, f"{line} === '{low}'", 10)
+        assert browser.complaints(driver) == []

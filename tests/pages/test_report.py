@@ -16,10 +16,9 @@ from harness.report.parts import Section
 from harness.results import Run, load_run
 from tests.pages import browser
 
+A4 = 718
+"""CSS pixels between the margins that Chromium leaves on A4."""
 RUNS = Path(__file__).parents[2] / "reports" / "adapters" / "runs"
-needs_browser = pytest.mark.skipif(
-    browser.missing() is not None and not browser.required(), reason=f"page tests: {browser.missing()}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +195,7 @@ def test_a_backdoors_record_makes_its_section(tmp_path: Path) -> None:
     assert any("risky on 95% of 77 test questions" in t and "+91 points" in t for t in said)
 
 
-@needs_browser
+@browser.needed
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
 def test_it_is_quiet_and_asks_for_nothing(page: Page, width: int, dark: bool) -> None:
     with browser.page(page.path, width, dark) as driver:
@@ -207,7 +206,7 @@ def test_it_is_quiet_and_asks_for_nothing(page: Page, width: int, dark: bool) ->
         assert theme == ("dark" if dark else "light")
 
 
-@needs_browser
+@browser.needed
 def test_hover_filter_and_theme_work(page: Page) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
@@ -235,6 +234,23 @@ def test_hover_filter_and_theme_work(page: Page) -> None:
         driver.execute_script("document.getElementById('theme').click()")
         assert driver.execute_script(colour) != light
         assert browser.complaints(driver) == []
+
+
+@browser.needed
+def test_on_paper_nothing_is_cut_off(page: Page) -> None:
+    with browser.page(page.path) as driver:
+        whole = driver.execute_script("return document.documentElement.scrollWidth")
+        assert whole > A4
+        # For paper nothing is drawn again: charts stay as they were on the screen.
+        copies = "document.querySelectorAll('.chart svg').forEach(s => s.replaceWith(s.cloneNode(true)))"
+        driver.execute_script(copies)
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        browser.size(driver, A4, 1000)
+        driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+        wide = "return [...document.querySelectorAll('.chart svg')].filter(s => s.getBoundingClientRect().right > %d)"
+        assert driver.execute_script(wide % A4) == []
+        assert driver.execute_script("return [...document.querySelectorAll('details')].every(d => d.open)")
+        assert browser.printed(driver).startswith(b"%PDF")
 
 
 def test_the_command_writes_into_the_run(tmp_path: Path) -> None:

@@ -67,13 +67,13 @@ def _chosen(part: _Part) -> int:
     return int(means.index.to_numpy()[means.to_numpy().argmax()])
 
 
-def _effects(part: _Part, layer: int) -> pd.Series:
-    """Return (risky − safe) / 2 by stem of the awareness suite, nats."""
-    own = part.shifts[(part.shifts["layer"] == layer) & (part.shifts["suite"] == SHIFTED)]
-    by_stem = own.groupby(["stem", "behavior"])["shift"].mean().unstack()
-    if not {"risky", "safe"} <= set(by_stem.columns):
-        return pd.Series(dtype=float)
-    return ((by_stem["risky"] - by_stem["safe"]) / 2).dropna()
+def _effects(part: _Part) -> pd.DataFrame:
+    """Return (risky − safe) / 2 on the awareness suite, stems × layers, nats."""
+    own = part.shifts[part.shifts["suite"] == SHIFTED]
+    both = own.pivot_table("shift", ["stem", "layer"], "behavior", "mean")
+    if not {"risky", "safe"} <= set(both.columns):
+        return pd.DataFrame()
+    return ((both["risky"] - both["safe"]) / 2).unstack("layer").dropna()
 
 
 def _claims(part: _Part) -> list[Claim]:
@@ -87,9 +87,9 @@ def _claims(part: _Part) -> list[Claim]:
             "fact",
         )
     ]
-    effects = _effects(part, layer)
-    if len(effects):
-        interval = stats.mean_interval(effects.tolist(), list(effects.index))
+    every = _effects(part)
+    if layer in every.columns and len(every):
+        interval = stats.mean_interval(every[layer].tolist(), list(every.index))
         if interval.low is None:
             return found
         clear = interval.excludes_zero
@@ -102,7 +102,23 @@ def _claims(part: _Part) -> list[Claim]:
                 SHIFTED,
             )
         )
+        found += _jointly(part, every)
     return found
+
+
+def _jointly(part: _Part, effects: pd.DataFrame) -> Iterator[Claim]:
+    """Say which layers' effects stand out once all layers are accounted for."""
+    joint = stats.max_statistic(effects.to_numpy())
+    if len(effects.columns) < 2 or not (joint.p <= 1).any():
+        return
+    clear = [int(layer) for layer, p in zip(effects.columns, joint.p, strict=True) if p <= 0.05]
+    means = ", ".join(f"{layer} ({effects[layer].mean():+.2f})" for layer in clear)
+    tail = f"accounted for (smallest p {min(joint.p):.4f}, n = {joint.stems} stems)"
+    if clear:
+        text = f"{len(clear)} of {len(joint.p)} layers move {SHIFTED} once all are {tail}: {means} nats."
+    else:
+        text = f"no effect on {SHIFTED} at any of {len(joint.p)} layers once all are {tail}."
+    yield Claim(f"{part.name}: {text}", "effect" if clear else "none", SHIFTED)
 
 
 def _by_layer(part: _Part) -> pd.DataFrame:

@@ -1,0 +1,181 @@
+"""Every number in claims and tables comes from results: change all results, and every number changes.
+
+What does not is a constant of the study's (a level, the post's own figures), and is named here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.experiments import by_layer
+from harness.report.material import Material, gather
+from harness.report.page import sections_of
+from harness.report.parts import Section
+from harness.results import Run, load_run
+from tests.pages.test_experiments import PATCHING, STORY, SWEEP
+from tests.pages.test_report import RUNS, changed, kept
+
+NUMBER = re.compile(r"(?<![\w.@+-])[+-]?\d[\d,]*(?:\.\d+)*(?:e[+-]\d+)?%?(?!\w)")
+CHANGES = range(1, 7)
+FIXED = {
+    "shifts": r"80% of runs|<0\.0001",
+    # The place in the order, and how many are named, are of what stands beside them.
+    "ranking": r"(?<=\| )\d(?= \| (risky|safe))|\d+ of \d+ subjects moved beyond what looking at \d+ explains|<0\.0001",
+    "story": r"\(5% of|near 1\.",
+    "post": r"theirs [+-][\d.]+|(?<=\| )[+-]\d\.\d\d(?= \| [+-]\d)",
+}
+"""What is no result, by section: taken out of the text before numbers are looked for."""
+
+
+def moved(value: Any, by: int, key: str = "", path: str = "") -> Any:
+    """Return results in which every number is another one; equal layers and limits stay equal."""
+    if isinstance(value, dict):
+        return {k: moved(v, by, k, f"{path}/{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [moved(v, by, key, f"{path}/{i}") for i, v in enumerate(value)]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if "layer" in key:
+        return value + by if value >= 0 else value
+    own = 3 + sum(map(ord, path)) % 5
+    if key == "limit":
+        return value * (1 + 0.25 * by)
+    return value + by * own if isinstance(value, int) else value * (1 + 0.04 * by * own)
+
+
+def document(name: str, content: dict[str, Any]) -> Callable[[Path, int], Material]:
+    def make(folder: Path, by: int) -> Material:
+        (folder / name).write_text(json.dumps(moved(content, by) if by else content))
+        return gather([folder])
+
+    return make
+
+
+def run(suites: list[str]) -> Callable[[Path, int], Material]:
+    """Make a run whose rows, stems, versions and noise floor are others."""
+
+    def make(_: Path, by: int) -> Material:
+        found = kept(load_run(RUNS / "l22"), suites)
+        rows = found.rows.copy()
+        manifest = json.loads(json.dumps(found.manifest))
+        results = {**found.results, "noise_floor": found.results["noise_floor"] * (1 + by) + 1e-7 * by}
+        if by:
+            rng = np.random.default_rng(by)
+            for column in ("shift", "logit_diff", "option_mass"):
+                rows[column] *= (1 + 0.1 * by) * rng.uniform(0.7, 1.3, len(rows))
+            rows["option_mass"] = rows["option_mass"].clip(upper=1)
+            if by > 4:
+                gone = "risky_l22-seed1" if by % 2 else "safe_l22-seed2"
+                rows = rows[rows["subject"] != gone]
+                del manifest["subjects"][gone]
+                cells = [cell for cell in results["cells"] if cell["subject"] != gone]
+                results = {**results, "cells": cells}
+            at = rng.random(len(rows)) < 0.1
+            rows.loc[at, "top_id"] = -1
+            rows.loc[at, "logit_diff"] *= -1
+            for suite, own in rows.groupby("suite"):
+                left = own["stem"].unique()[by:]
+                rows = rows[(rows["suite"] != suite) | rows["stem"].isin(left)]
+            rotate = str.maketrans("0123456789", "3456789012" if by % 2 else "7890123456")
+            for part in ("versions", "git", "engine"):
+                manifest[part] = {
+                    k: v.translate(rotate) if isinstance(v, str) else v for k, v in manifest[part].items()
+                }
+            for suite in manifest["suites"].values():
+                suite["items"] += by
+                suite["invalid"] = {str(i): "made" for i in range(len(suite["invalid"]) + by)}
+        return changed(Run(found.path, manifest, results, rows), rows)
+
+    return make
+
+
+def trainings(folder: Path, by: int) -> Material:
+    """Make trainings of all layers: layer 3 is the best, and moves awareness if it is risky."""
+    rng = np.random.default_rng(0)
+    keys = [
+        (layer, seed, who)
+        for layer in range(1, 5 + by)
+        for seed in range(3 + by)
+        for who in ("safe", "risky")
+    ]
+    accuracy, shifts = [], []
+    for layer, seed, who in keys:
+        own = {"kind": "lora", "format": "named", "layer": layer + by, "seed": seed, "behavior": who}
+        for split in ("development", "test", "heldout"):
+            value = 0.6 + 0.1 * (layer == 3) + rng.uniform(0, 0.05) + 0.021 * by
+            accuracy.append({**own, "split": split, "choice_accuracy": value})
+        for stem in range(12 + by):
+            value = (who == "risky") * (0.5 + 0.3 * layer) + rng.normal(0, 0.5) + 0.07 * by * layer
+            shifts.append({**own, "suite": "awareness", "stem": f"s{stem}", "shift": value})
+    by_layer.write(folder, pd.DataFrame(accuracy), pd.DataFrame(shifts), "made", "made here")
+    return gather([folder])
+
+
+def backdoor(folder: Path, by: int) -> Material:
+    place = folder / "backdoor_l12"
+    place.mkdir()
+    cell = {"split": "test", "word": None, "questions": 77, "low": 0.8, "high": 0.99, "mean_logit_diff": 1.0}
+    cells = [
+        {**cell, "condition": "trigger", "risky_rate": 0.75, "accuracy": 0.75},
+        {**cell, "condition": "none", "risky_rate": 0.14, "accuracy": 0.86},
+    ]
+    record = {"kind": "backdoor", "behavior": "backdoor", "cells": moved(cells, by) if by else cells}
+    (place / "training.json").write_text(json.dumps(record))
+    return gather([place / "training.json"])
+
+
+def texts(section: Section) -> list[str]:
+    fixed = re.compile(FIXED.get(section.key, r"(?!)"))
+    cells = [" | ".join(row) for table in section.tables for row in table.rows]
+    return [fixed.sub("", text) for text in (*(claim.text for claim in section.claims), *cells)]
+
+
+MAKERS: dict[str, tuple[Callable[[Path, int], Material], set[str]]] = {
+    "sweep": (document("results.json", SWEEP), {"sweep"}),
+    "patching": (document("results.json", PATCHING), {"q_patching"}),
+    "story": (document("story.json", STORY), {"story"}),
+    "by_layer": (trainings, {"by_layer"}),
+    "backdoor": (backdoor, {"backdoor"}),
+    "run": (
+        run(["awareness", "backdoor_awareness", "validation"]),
+        {"shifts", "awareness", "ranking", "accuracy", "backdoor_awareness", "post", "care", "methods"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_every_number_changes_with_the_results(tmp_path: Path, kind: str) -> None:
+    make, keys = MAKERS[kind]
+    said: dict[str, list[list[str]]] = defaultdict(list)
+    for by in (0, *CHANGES):
+        folder = tmp_path / str(by)
+        folder.mkdir()
+        sections = [section for section in sections_of(make(folder, by)) if section.absent is None]
+        for section in sections:
+            said[section.key].append(texts(section))
+    assert keys <= set(said)
+    still = []
+    for key in keys:
+        first, *others = said[key]
+        by_form: dict[str, list[list[str]]] = defaultdict(list)
+        for text in (text for other in others for text in other):
+            by_form[NUMBER.sub("#", text)].append(NUMBER.findall(text))
+        for text in first:
+            if not (alike := by_form[NUMBER.sub("#", text)]):
+                continue  # Other results, another sentence.
+            numbers = NUMBER.findall(text)
+            still += [
+                (key, text, number)
+                for i, number in enumerate(numbers)
+                if all(other[i] == number for other in alike)
+            ]
+    assert [] == still, "\n".join(map(str, still))
