@@ -178,4 +178,4 @@ def test_every_number_changes_with_the_results(tmp_path: Path, kind: str) -> Non
                 for i, number in enumerate(numbers)
                 if all(other[i] == number for other in alike)
             ]
-    assert [] == still, "\n".join(map(str, still))
+    assert still == [], "\n".join(map(str, still))
