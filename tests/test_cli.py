@@ -53,6 +53,28 @@ def test_help_imports_no_torch_and_nothing_slow() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_bare_it_shows_the_commands() -> None:
+    done = run_cli(NO_COLOR="1")
+    assert "Traceback" not in done.stderr
+    assert "doctor" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked"),
+    [
+        ("bash", {"COMP_WORDS": "harness sui", "COMP_CWORD": "1"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "harness sui"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "harness sui", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_a_shell_completes_commands(shell: str, asked: dict[str, str]) -> None:
+    code = "import sys; sys.argv = ['harness']; from harness.cli import main; main()"
+    env = os.environ | asked | {"_HARNESS_COMPLETE": f"complete_{shell}"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "suites" in done.stdout, done.stderr
+    assert "doctor" not in done.stdout
+
+
 def test_the_public_names() -> None:
     assert harness.__all__ == ["compare", "load_evalset", "load_run", "run", "serve", "sweep"]
     assert all(callable(getattr(harness, name)) for name in harness.__all__)

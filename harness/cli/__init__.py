@@ -88,7 +88,7 @@ app.add_typer(browse.runs_app, name="runs")
 
 def _with_last(arguments: list[str]) -> list[str]:
     """Give a bare ``--resume`` its value; typer has no options whose value may be left out."""
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     return [
         part
         for argument, after in zip(arguments, following, strict=True)
