@@ -6,6 +6,7 @@ Inspect's own writer takes minutes for a large run and needs Inspect; its reader
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -49,7 +50,8 @@ def export_logs(run: Run, folder: Path) -> list[Path]:
 def _write(path: Path, header: dict[str, Any], cell: CellRows) -> None:
     model = header["eval"]["model"]
     summaries = []
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as log:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as log:
         start = {key: header[key] for key in ("version", "eval", "plan")}
         log.writestr("_journal/start.json", _dump(start))
         for row in cell.rows:
@@ -59,10 +61,10 @@ def _write(path: Path, header: dict[str, Any], cell: CellRows) -> None:
             summaries.append({key: sample[key] for key in kept} | {"completed": True, "message_count": 2})
         log.writestr("summaries.json", _dump(summaries))
         log.writestr("header.json", _dump(header))
+    path.write_bytes(packed.getvalue())
 
 
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_dump: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def _header(run: Run, cell: CellRows) -> dict[str, Any]:
