@@ -32,12 +32,14 @@ from harness.models import DEFAULT_MODEL, MODELS, prepare, resolve_model
 from harness.plan import encode_suite, load_suites
 from harness.prompts import Encoded, PromptBuilder, load_tokenizer
 from harness.training import lora
+from harness.training.advance import train_groups
 from harness.training.blocks import Blocks
 from harness.training.climb import Climb
 from harness.training.data import Example
-from harness.training.grid import Grid, Prepared, plan_groups, prepare_data, train_groups
 from harness.training.groups import Group, by_site, evaluated
-from harness.training.plan import Machine, machine
+from harness.training.plan import Machine, machine, plan_groups
+from harness.training.prepared import Prepared, prepare_data
+from harness.training.product import Grid
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 
 SUITES = ("awareness", "objective", "ood", "control_intensity", "control_neutral")
@@ -137,7 +139,7 @@ def search(
         if earlier:
             results.append((earlier[-1], settings))
             continue
-        groups, _ = plan_groups(grid_of(settings, layers, (0,)), prepared, on)
+        groups, _ = plan_groups(grid_of(settings, layers, (0,)), prepared.data, on)
         started = time.monotonic()
         figures = [
             {
@@ -173,7 +175,7 @@ def train_all(
     blocks: Blocks, on: Machine, name: str, settings: TrainingSettings, prepared: Prepared, suites: Suites
 ) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Train every layer; returns rows of accuracy and tables of shifts."""
-    groups, estimates = plan_groups(grid_of(settings, range(blocks.sizes.layers), SEEDS), prepared, on)
+    groups, estimates = plan_groups(grid_of(settings, range(blocks.sizes.layers), SEEDS), prepared.data, on)
     tables: list[pd.DataFrame] = []
     common = {"kind": name, "format": settings.format}
 

@@ -29,12 +29,14 @@ from harness.passages import passage_ids
 from harness.prompts import load_tokenizer
 from harness.results import write_json
 from harness.training import lora
+from harness.training.advance import train_groups
 from harness.training.blocks import Blocks
 from harness.training.climb import Climb, LoraClimb
-from harness.training.grid import Grid, plan_groups, prepare_data, train_groups
 from harness.training.groups import Group
 from harness.training.labels import shuffled
-from harness.training.plan import Machine, machine
+from harness.training.plan import Machine, machine, plan_groups
+from harness.training.prepared import prepare_data
+from harness.training.product import Grid
 from harness.training.settings import Behavior, LoraSettings
 
 BASE: dict[str, Any] = {"layers": (22,), "learning_rate": 1e-2, "epochs": 5, "batch_size": 16}
@@ -107,7 +109,7 @@ class Bench:
                 data, questions=data.questions | {"train": shuffled(data.questions["train"], seeds[0])}
             )
         grid = Grid(settings, (settings.layers,), seeds, BEHAVIORS)
-        groups, _ = plan_groups(grid, data, self.on)
+        groups, _ = plan_groups(grid, data.data, self.on)
         shapes: list[dict[str, Any]] = []
 
         def finished(climb: Climb, group: Group) -> None:

@@ -14,7 +14,7 @@ import transformers
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo
 from harness.prompts import PromptBuilder, load_tokenizer
-from harness.training import grid, jobs, vector
+from harness.training import jobs, prepared, vector
 from harness.training.data import Example, load_questions, questions_file
 from harness.training.lasttoken import LastToken
 from harness.training.lora import last_logits, load_base
@@ -50,7 +50,7 @@ def test_a_trained_vector_is_kept_as_it_acts(
     def few(*args: Any) -> Any:
         return load_questions(*args)[:6]
 
-    monkeypatch.setattr(grid, "load_questions", few)
+    monkeypatch.setattr(prepared, "load_questions", few)
     settings = jobs.vector_settings({"behavior": "safe", "layers": "22", "epochs": 4}, None)
     accuracy = jobs.train(settings, tmp_path / "vec", "cpu", lambda _: None)
     made = read_vector(tmp_path / "vec")

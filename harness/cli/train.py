@@ -47,6 +47,12 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Memory = Annotated[
     float | None, typer.Option(help="GB that may be used. Default: half of what is free, of a GPU 90%.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|auto|HOST:PORT", help="Spread a grid over Ray's workers: here, or a cluster's."
+    ),
+]
 DryRun = Annotated[bool, typer.Option(help="Say what would be trained, about how long and in what memory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON, alone on stdout.")]
 
@@ -94,6 +100,7 @@ def lora_command(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Fuse small operations: faster on a GPU.")
     ] = False,
+    ray: Ray = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,45 +110,7 @@ def lora_command(
 
     Example of a grid: harness train lora --behavior safe,risky --layers all --each-layer --seeds 3 --output-dir loras
     """
-    flags = {
-        "behavior": behavior,
-        "layers": layers,
-        "each_layer": each_layer,
-        "format": question_format,
-        "model": model,
-        "seed": seed,
-        "seeds": seeds,
-        "preset": preset,
-        "target_modules": tuple(target_modules) if target_modules else None,
-        "rank": rank,
-        "alpha": alpha,
-        "dropout": dropout,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "accumulation": accumulation,
-        "orders": orders,
-        "warmup": warmup,
-        "decay": decay,
-        "max_grad_norm": max_grad_norm,
-        "questions": questions,
-        "data": data,
-        "dtype": dtype,
-    }
-    _train(
-        "lora",
-        flags,
-        config,
-        from_record,
-        output_dir,
-        candidate_log,
-        device,
-        memory,
-        compile_,
-        dry_run,
-        as_json,
-    )
+    _train("lora", dict(locals()))
 
 
 @app.command("vector")
@@ -183,6 +152,7 @@ def vector_command(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Fuse small operations: faster on a GPU.")
     ] = False,
+    ray: Ray = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -192,69 +162,34 @@ def vector_command(
 
     Example of a grid: harness train vector --behavior safe,risky --layers all --seeds 3 --output-dir vectors
     """
-    flags = {
-        "behavior": behavior,
-        "layers": layers,
-        "hook_point": hook_point,
-        "orthogonal_to": tuple(orthogonal_to) if orthogonal_to else None,
-        "init": init,
-        "format": question_format,
-        "model": model,
-        "seed": seed,
-        "seeds": seeds,
-        "preset": preset,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "accumulation": accumulation,
-        "orders": orders,
-        "warmup": warmup,
-        "decay": decay,
-        "max_grad_norm": max_grad_norm,
-        "questions": questions,
-        "data": data,
-        "dtype": dtype,
-    }
-    _train(
-        "vector",
-        flags,
-        config,
-        from_record,
-        output_dir,
-        candidate_log,
-        device,
-        memory,
-        compile_,
-        dry_run,
-        as_json,
-    )
+    _train("vector", dict(locals()))
 
 
-def _train(
-    kind: str,
-    flags: dict[str, Any],
-    config: Path | None,
-    from_record: Path | None,
-    output_dir: Path | None,
-    candidate_log: Path | None,
-    device: str,
-    memory: float | None,
-    compiled: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Build the settings, train, and print the figures."""
+def _train(kind: str, flags: dict[str, Any]) -> None:
+    """Build the settings, train, and print the figures; ``flags`` are a command's arguments by name."""
     from harness.cli.console import reporting
     from harness.errors import InputError
     from harness.jsonl import read_mapping
     from harness.training import grid, jobs
     from harness.training.plan import machine
+    from harness.training.product import Grid
     from harness.training.record import read_settings
     from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 
+    config, from_record, output_dir, candidate_log, device, ray, dry_run, as_json = (
+        flags.pop(name)
+        for name in (
+            "config", "from_record", "output_dir", "candidate_log", "device", "ray", "dry_run", "as_json",
+        )
+    )  # fmt: skip
+    memory, compiled = flags.pop("memory"), flags.pop("compile_")
+    flags["format"] = flags.pop("question_format")
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in flags.items()
+        if value is not None and value != []
+    }
     of: type[TrainingSettings] = LoraSettings if kind == "lora" else VectorSettings
-    given = {key: value for key, value in flags.items() if value is not None}
     if not dry_run and (output_dir is None) == (candidate_log is None):
         raise InputError("Give either --output-dir (train and keep) or --candidate-log (try settings).")
     if from_record is not None and (given or config):
@@ -263,7 +198,7 @@ def _train(
     with reporting() as reporter:
         if from_record is not None:
             settings = read_settings(from_record, of)
-            made = grid.Grid(settings, (settings.layers,), (settings.seed,), (settings.behavior,))
+            made = Grid(settings, (settings.layers,), (settings.seed,), (settings.behavior,))
         else:
             made = jobs.grid(of, (read_mapping(config) if config else {}) | given)
         single = len(made.layers) * len(made.seeds) * len(made.behaviors) == 1
@@ -281,10 +216,12 @@ def _train(
             sys.stdout.write(f"{line}\n")
             return
         assert output_dir is not None
+        if ray is not None and single:
+            raise InputError("--ray spreads a grid; this is one training: leave it out.")
         if single:
-            accuracy = grid.as_json(jobs.train(settings, output_dir, device, reporter.report, on))
+            accuracy = jobs.as_json(jobs.train(settings, output_dir, device, reporter.report, on))
         else:
-            results = grid.run(made, output_dir, on, reporter.report)
+            results = grid.run(made, output_dir, on, reporter.report, ray)
     if as_json:
         sys.stdout.write(json.dumps({"accuracy": accuracy} if single else results) + "\n")
     elif single:

@@ -9,13 +9,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.adapters import NAME
 from harness.errors import InputError
 from harness.jsonl import explain
 from harness.modelinfo import model_info
 from harness.models import DEFAULT_MODEL, MODELS, prepare
 from harness.training import lora, record
-from harness.training.grid import EVALUATED, Grid, Report, check_name, train_one
+from harness.training.advance import Report
 from harness.training.plan import Machine, machine
+from harness.training.prepared import EVALUATED
+from harness.training.product import Grid
 from harness.training.settings import (
     LoraSettings,
     TrainingSettings,
@@ -23,6 +26,7 @@ from harness.training.settings import (
     parse_layers,
     preset,
 )
+from harness.training.single import train_one
 
 BEHAVIORS = ("safe", "risky")
 
@@ -146,3 +150,21 @@ def try_settings(
     with log.open("a") as f:
         f.write(line + "\n")
     return line
+
+
+def check_name(out: Path) -> None:
+    """Refuse an output folder that exists, or whose name is no adapter name.
+
+    Raises:
+        InputError: it is one of these.
+
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; give a new folder.")
+    if not NAME.match(out.name):
+        raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
+
+
+def as_json(accuracy: dict[str, lora.Accuracy]) -> dict[str, Any]:
+    """Return figures by split as plain values."""
+    return {split: asdict(a) for split, a in accuracy.items()}

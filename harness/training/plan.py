@@ -7,7 +7,6 @@ upper bound; ``benchmarks/gpu_training.py`` prints it beside what was used.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 import torch
 
 from harness.errors import InputError
+from harness.models import resolve_model
 from harness.training.blocks import Sizes, sizes
 from harness.training.groups import Group
+from harness.training.product import Grid
 from harness.training.settings import Behavior, LoraSettings, TrainingSettings, VectorSettings
 
 GB = 10**9
@@ -145,6 +146,22 @@ def vector_operations(size: Sizes, layer: int) -> float:
     return 4.0 * (size.layer_weights * (size.layers - 1 - layer) + size.vocabulary * size.hidden)
 
 
+def plan_groups(grid: Grid, data: Data, on: Machine) -> tuple[list[Group], list[Estimate]]:
+    """Form a grid's groups and estimate each.
+
+    Raises:
+        InputError: not even one training fits.
+
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model(grid.settings.model))
+    sizes(config)
+    layers = tuple(layers[0] for layers in grid.layers)
+    groups = form_groups(grid.settings, layers, grid.seeds, grid.behaviors, data, config, on)
+    return groups, [estimate(group, data, config) for group in groups]
+
+
 def form_groups(
     settings: TrainingSettings,
     layers: tuple[int, ...],
@@ -160,28 +177,20 @@ def form_groups(
         InputError: not even one training fits; the message says what would.
 
     """
-    return list(_groups(settings, layers, seeds, behaviors, data, config, on))
 
-
-def _groups(
-    settings: TrainingSettings,
-    layers: tuple[int, ...],
-    seeds: tuple[int, ...],
-    behaviors: tuple[Behavior, ...],
-    data: Data,
-    config: Any,
-    on: Machine,
-) -> Iterator[Group]:
     def fits(group: Group) -> bool:
         return estimate(group, data, config).memory <= on.memory
 
+    groups: list[Group] = []
     begun = 0
     while begun < len(layers):
         one = Group(settings, layers[begun : begun + 1], seeds, behaviors)
         if not fits(one):
-            for seed in seeds:
-                for behavior in behaviors:
-                    yield _alone(replace(one, seeds=(seed,), behaviors=(behavior,)), data, config, on)
+            groups += [
+                _alone(replace(one, seeds=(seed,), behaviors=(behavior,)), data, config, on)
+                for seed in seeds
+                for behavior in behaviors
+            ]
             begun += 1
             continue
         end = begun + 1
@@ -194,8 +203,9 @@ def _groups(
             and fits(replace(one, layers=layers[begun : end + 1]))
         ):
             end += 1
-        yield replace(one, layers=layers[begun:end])
+        groups.append(replace(one, layers=layers[begun:end]))
         begun = end
+    return groups
 
 
 def _alone(group: Group, data: Data, config: Any, on: Machine) -> Group:

@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -21,7 +24,11 @@ from harness.adapters import load_adapter
 from harness.errors import InputError, RunError
 from harness.modelinfo import read_config
 from harness.training import grid, jobs, plan
+from harness.training.data import questions_file
+from harness.training.folder import MANIFEST, PROGRESS
 from harness.training.plan import GB, Machine
+from harness.training.prepared import prepare_data
+from harness.training.product import Grid
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 from harness.vectors import read_vector
 from scripts.random_model import make
@@ -32,17 +39,17 @@ HERE = Machine("cpu", 2 * GB)
 @pytest.fixture(scope="session")
 def tiny(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A random model of three layers with the embedded model's tokenizer, and a few of the shipped questions."""
-    folder = tmp_path_factory.mktemp("grids")
-    make(embedded_model, folder / "model", layers=3, hidden=96)
+    made = tmp_path_factory.mktemp("grids")
+    make(embedded_model, made / "model", layers=3, hidden=96)
     kept: dict[str, list[str]] = {"train": [], "development": [], "test": [], "heldout": []}
-    for line in grid.questions_file().read_text().splitlines():
+    for line in questions_file().read_text().splitlines():
         kept[json.loads(line)["split"]].append(line)
     lines = [line for split, found in kept.items() for line in found[: 5 if split == "train" else 2]]
-    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
-    return {"model": str(folder / "model"), "data": str(folder / "questions.jsonl")}
+    (made / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    return {"model": str(made / "model"), "data": str(made / "questions.jsonl")}
 
 
-def _grid(kind: type[TrainingSettings], tiny: dict[str, str], **changes: Any) -> grid.Grid:
+def _grid(kind: type[TrainingSettings], tiny: dict[str, str], **changes: Any) -> Grid:
     given = {"behavior": "safe,risky", "layers": "0-2", "each_layer": True, "epochs": 2, "seeds": 2}
     return jobs.grid(kind, given | tiny | {"batch_size": 4} | changes)
 
@@ -71,7 +78,7 @@ def test_a_grid_keeps_adapters_that_load_and_a_second_call_does_nothing(
         else:
             assert load_adapter(folder, info).behavior == adapter["behavior"]
         assert set(adapter["accuracy"]) == {"development", "test", "heldout"}
-    early = [json.loads(line) for line in (out / grid.PROGRESS).read_text().splitlines()]
+    early = [json.loads(line) for line in (out / PROGRESS).read_text().splitlines()]
     assert len(early) == 12 * 2
     assert {line["epoch"] for line in early} == {1, 2}
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
@@ -102,12 +109,12 @@ def test_one_adapter_alone_is_the_grids(tiny: dict[str, str], tmp_path: Path) ->
     assert torch.allclose(torch.tensor(one.values), torch.tensor(of_grid.values), atol=1e-5)
 
 
-def _child(made: grid.Grid, out: Path, memory: int) -> None:
+def _child(made: Grid, out: Path, memory: int) -> None:
     torch.set_num_threads(1)
     grid.run(made, out, Machine("cpu", memory), _quiet)
 
 
-def _run_in_child(made: grid.Grid, out: Path, memory: int, seconds: float | None) -> bool:
+def _run_in_child(made: Grid, out: Path, memory: int, seconds: float | None) -> bool:
     """Run a grid in a process of its own, killed after so many seconds; returns whether it came to its end."""
     child = multiprocessing.get_context("fork").Process(target=_child, args=(made, out, memory))
     child.start()
@@ -129,16 +136,16 @@ def test_killed_at_random_points_and_gone_on_with_the_adapters_are_the_same(
     """Run with ``pytest -m slow tests/training``; the seeds are printed."""
     torch.set_num_threads(1)
     made = _grid(kind, tiny, epochs=3)
-    prepared = grid.prepare_data(made.settings)
-    groups, estimates = grid.plan_groups(made, prepared, Machine("cpu", 2 * GB))
+    prepared = prepare_data(made.settings)
+    groups, estimates = plan.plan_groups(made, prepared.data, Machine("cpu", 2 * GB))
     memory = max(e.memory for e in estimates)
     if kind is LoraSettings:
-        lowest = grid.plan_groups(_grid(kind, tiny, epochs=3, layers="0"), prepared, HERE)[1][0].memory
+        lowest = plan.plan_groups(_grid(kind, tiny, epochs=3, layers="0"), prepared.data, HERE)[1][0].memory
         memory = lowest + 1
     started = time.monotonic()
     assert _run_in_child(made, tmp_path / "whole", memory, None)
     whole = time.monotonic() - started
-    groups = json.loads((tmp_path / "whole" / grid.MANIFEST).read_text())["groups"]
+    groups = json.loads((tmp_path / "whole" / MANIFEST).read_text())["groups"]
     assert kind is VectorSettings or len(groups) > 1
     expected = _kept(tmp_path / "whole")
     assert len(expected) == 12
@@ -154,6 +161,69 @@ def test_killed_at_random_points_and_gone_on_with_the_adapters_are_the_same(
         assert _kept(out) == expected
         assert not (out / ".making").exists()
     assert killed >= 5
+
+
+def _kill_one_worker(done: threading.Event, killed: list[int]) -> None:
+    """Kill the first of this process' Ray workers that is seen at a task."""
+    while not done.wait(0.02):
+        for child in psutil.Process().children(recursive=True):
+            try:
+                if child.cmdline()[:1] == ["ray::train_task"]:
+                    child.kill()
+                    killed.append(child.pid)
+                    return
+            except psutil.Error:
+                continue
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [LoraSettings, VectorSettings])
+def test_a_lost_ray_workers_task_runs_again_and_the_adapters_are_the_same(
+    kind: type[TrainingSettings], tiny: dict[str, str], tmp_path: Path
+) -> None:
+    """Run with ``pytest -m slow tests/training -k ray``."""
+    pytest.importorskip("ray")
+    torch.set_num_threads(1)
+    made = _grid(kind, tiny, epochs=3)
+    memory = HERE.memory
+    if kind is LoraSettings:
+        data = prepare_data(made.settings).data
+        memory = plan.plan_groups(_grid(kind, tiny, epochs=3, layers="0"), data, HERE)[1][0].memory + 1
+    on = Machine("cpu", memory)
+    grid.run(made, tmp_path / "here", on, _quiet)
+    done, killed = threading.Event(), []  # type: tuple[threading.Event, list[int]]
+    watcher = threading.Thread(target=_kill_one_worker, args=(done, killed))
+    watcher.start()
+    try:
+        results = grid.run(made, tmp_path / "ray", on, _quiet, ray="local")
+    finally:
+        done.set()
+        watcher.join()
+    assert killed
+    assert len(results["adapters"]) == 12
+    assert _kept(tmp_path / "ray") == _kept(tmp_path / "here")
+    early = [sorted((tmp_path / name / PROGRESS).read_text().splitlines()) for name in ("here", "ray")]
+    assert early[0] == early[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("127.0.0.1:1", "nothing answers there"), ("cluster", "valid are local, auto and host:port")],
+)
+def test_a_ray_cluster_that_is_not_there_is_said(
+    address: str, said: str, tiny: dict[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match=said):
+        grid.run(_grid(VectorSettings, tiny), tmp_path / "grid", HERE, _quiet, ray=address)
+
+
+def test_ray_that_is_not_installed_is_said(
+    tiny: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="install the extra 'ray'"):
+        grid.run(_grid(VectorSettings, tiny), tmp_path / "grid", HERE, _quiet, ray="local")
 
 
 def test_a_folder_with_other_settings_is_refused(tiny: dict[str, str], tmp_path: Path) -> None:
@@ -214,9 +284,11 @@ def test_too_little_memory_is_said_before_the_start(
 
 def test_less_memory_means_more_groups_of_the_same_trainings(tiny: dict[str, str]) -> None:
     made = _grid(LoraSettings, tiny)
-    prepared = grid.prepare_data(made.settings)
-    wide, estimates = grid.plan_groups(made, prepared, HERE)
-    narrow, cut = grid.plan_groups(made, prepared, Machine("cpu", max(e.memory for e in estimates) * 2 // 3))
+    prepared = prepare_data(made.settings)
+    wide, estimates = plan.plan_groups(made, prepared.data, HERE)
+    narrow, cut = plan.plan_groups(
+        made, prepared.data, Machine("cpu", max(e.memory for e in estimates) * 2 // 3)
+    )
     assert len(narrow) > len(wide)
     assert [s for g in narrow for s in g.sites] == [s for g in wide for s in g.sites]
     assert max(e.memory for e in cut) <= max(e.memory for e in estimates) * 2 // 3
@@ -247,9 +319,9 @@ def test_bad_data_is_named(tiny: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text(json.dumps(line) + "\n")
     with pytest.raises(InputError, match="not a single token"):
-        grid.prepare_data(_grid(VectorSettings, tiny, data=str(file)).settings)
+        prepare_data(_grid(VectorSettings, tiny, data=str(file)).settings)
     with pytest.raises(InputError, match="5 training questions"):
-        grid.prepare_data(_grid(VectorSettings, tiny, questions=6).settings)
+        prepare_data(_grid(VectorSettings, tiny, questions=6).settings)
 
 
 def test_the_papers_settings() -> None:

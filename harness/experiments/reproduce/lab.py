@@ -17,7 +17,7 @@ from harness.runfolder import MANIFEST
 
 if TYPE_CHECKING:
     from harness.execute import Finished
-    from harness.training.grid import Grid
+    from harness.training.product import Grid
     from servers import launch
 
 Report = Callable[[str], None]

@@ -1,0 +1,154 @@
+"""A grid's folder: its manifest, what was trained, what failed, early figures, results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from harness.adapters import RECORD
+from harness.errors import InputError
+from harness.models import file_sha256
+from harness.results import write_json
+from harness.training import record
+from harness.training.advance import Done
+from harness.training.groups import Group, Outcome
+from harness.training.prepared import Prepared
+from harness.training.product import Grid, name_of
+from harness.training.settings import TrainingSettings
+
+MANIFEST, PROGRESS, FAILURES, RESULTS = "manifest.json", "progress.jsonl", "failures.jsonl", "results.json"
+
+
+def described(grid: Grid, prepared: Prepared) -> dict[str, Any]:
+    """Return what must be the same for a folder to be gone on with."""
+    common = grid.settings.model_dump(mode="json", exclude={"layers", "seed", "behavior"})
+    return {
+        "schema_version": 1,
+        "kind": record.KINDS[type(grid.settings)],
+        "settings": common,
+        "layers": [list(layers) for layers in grid.layers],
+        "seeds": list(grid.seeds),
+        "behaviors": list(grid.behaviors),
+        "data_sha256": file_sha256(prepared.file),
+    }
+
+
+def open_grid(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the folder's manifest, None where the folder is new."""
+    path = out / MANIFEST
+    if not path.is_file():
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"{out}: exists and holds no grid ({MANIFEST}); give a new folder.")
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as e:
+        raise InputError(f"{path}: is not JSON ({e}).") from e
+    for key, value in described.items():
+        if manifest.get(key) != value:
+            raise InputError(f"{out}: holds a grid with other settings: {_difference(key, manifest, value)}.")
+    return manifest
+
+
+def _difference(key: str, manifest: dict[str, Any], value: Any) -> str:
+    old = manifest.get(key)
+    if isinstance(old, dict) and isinstance(value, dict):
+        name = next(k for k in [*value, *old] if old.get(k) != value.get(k))
+        return f"{name} is {old.get(name)!r} there and {value.get(name)!r} here; give a new folder"
+    return f"{key} is {old!r:.120} there and {value!r:.120} here; give a new folder"
+
+
+def write_manifest(out: Path, manifest: dict[str, Any]) -> None:
+    """Write a new folder's manifest."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / MANIFEST, manifest)
+
+
+def group_of(grid: Grid, entry: dict[str, Any]) -> Group:
+    """Return the group that a manifest's entry names."""
+    return Group(
+        grid.settings,
+        tuple(entry["layers"]),
+        tuple(entry["seeds"]),
+        tuple(entry["behaviors"]),
+        entry["passes"],
+    )
+
+
+def note_early(out: Path, settings: TrainingSettings, epoch: int, outcome: Outcome) -> None:
+    """Append a training's figures after an epoch (from 0)."""
+    if outcome.failed_step is None:
+        line = {
+            "name": name_of(settings),
+            "epoch": epoch + 1,
+            "loss": outcome.epoch_losses[-1],
+            "development": outcome.development[-1],
+        }
+        append(out / PROGRESS, line)
+
+
+def settled(out: Path, name: str) -> bool:
+    """Whether an adapter is kept, or known to have failed."""
+    return (out / name / RECORD).is_file() or name in _failures(out)
+
+
+def _failures(out: Path) -> dict[str, int]:
+    path = out / FAILURES
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    return {entry["name"]: entry["step"] for entry in entries}
+
+
+def keep(
+    out: Path,
+    done: Done,
+    prepared: Prepared,
+) -> None:
+    """Write an adapter beside its place and rename it there, so that a kill leaves all of it or nothing."""
+    settings, outcome, trained, accuracy = done
+    name = name_of(settings)
+    if settled(out, name):
+        return
+    if outcome.failed_step is not None:
+        append(out / FAILURES, {"name": name, "step": outcome.failed_step})
+        return
+    making = out / ".making"
+    if making.exists():
+        shutil.rmtree(making)
+    place = making / name
+    record.save(place, trained, settings, accuracy, prepared.file, len(prepared.questions["train"]))
+    place.rename(out / name)
+    making.rmdir()
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Append a line, on disk when this returns."""
+    with path.open("a", encoding="utf-8") as f:
+        f.write(json.dumps(line) + "\n")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def results_of(grid: Grid, out: Path, seconds: float) -> dict[str, Any]:
+    """Return what came out, read from the adapters' records."""
+    adapters, failures = [], _failures(out)
+    for of in grid.trainings:
+        name = name_of(of)
+        if name in failures:
+            continue
+        known = json.loads((out / name / RECORD).read_text("utf-8"))
+        adapters.append(
+            {
+                "name": name,
+                "behavior": of.behavior,
+                "layers": list(of.layers),
+                "seed": of.seed,
+                "accuracy": known["accuracy"],
+                "final_loss": known["epoch_losses"][-1],
+            }
+        )
+    failed = [{"name": name, "step": step} for name, step in failures.items()]
+    return {"adapters": adapters, "failed": failed, "seconds": round(seconds, 1)}
