@@ -7,7 +7,6 @@ would train it, on as many threads: what comes back is the same. Workers need th
 from __future__ import annotations
 
 import socket
-import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -89,7 +88,7 @@ def train_spread(
             yield from trained
 
 
-def _ray() -> types.ModuleType:
+def _ray() -> Any:
     try:
         import ray
     except ImportError as e:
