@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats as scipy_stats
+from scipy import special
 
 from harness.stats.stems import Floats, stem_means
 
@@ -143,7 +143,7 @@ def max_statistic(table: Floats, *, level: float = 0.95, seed: int = 0, flips: i
     p = nothing.copy()
     p[usable] = reached.mean(1)
     chance = float(np.quantile(_largest(signs, residuals[:, usable], count[usable]), level, method="higher"))
-    single = scipy_stats.t.ppf((1 + level) / 2, np.maximum(count - 1, 1))
+    single = special.stdtrit(np.maximum(count - 1, 1), (1 + level) / 2)
     half = np.where(usable, np.maximum(chance, single) * error, np.nan)
     return Joint(mean, t, p, mean - half, mean + half, chance, stems, len(signs), exact)
 

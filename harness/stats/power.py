@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from scipy import optimize
-from scipy import stats as scipy_stats
-
 MOST = 100_000
 
 
@@ -20,6 +17,8 @@ def power(effect: float, spread: float, stems: float, level: float = 0.95) -> fl
     Source: t² under an effect is a noncentral F with 1 and G − 1 degrees of freedom (Cohen 1988, chapter 2).
 
     """
+    from scipy import stats as scipy_stats
+
     critical = scipy_stats.t.ppf((1 + level) / 2, stems - 1)
     return float(scipy_stats.ncf.sf(critical**2, 1, stems - 1, stems * (effect / spread) ** 2))
 
@@ -30,6 +29,8 @@ def stems_needed(effect: float, spread: float, wanted: float = 0.8, level: float
     The observed shift and spread put in for ``effect`` and ``spread`` say how large the next suite should be if
     this one's estimate were true; they say nothing about whether it is.
     """
+    from scipy import optimize
+
     if not effect or power(effect, spread, MOST, level) < wanted:
         return None
     if power(effect, spread, 2, level) >= wanted:

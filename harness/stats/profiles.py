@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats as scipy_stats
+from scipy import special
 
 from harness.stats.stems import Floats
 
@@ -65,6 +65,8 @@ def effect_weighted_layer(
 
 def rank_correlation(a: Floats, b: Floats) -> Floats:
     """Return Spearman's rank correlation over the last axis of ``[..., layers]``; ties share their rank."""
+    from scipy import stats as scipy_stats
+
     ranks = [scipy_stats.rankdata(x, axis=-1) for x in (a, b)]
     x, y = (r - r.mean(-1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore"):
@@ -138,7 +140,7 @@ def compare_profiles(
     layer_a, layer_b = float(layers_a[0]), float(layers_b[0])
     smaller = min(len(a), len(b))
     spread = float(np.nanstd(layers_b[1:] - layers_a[1:], ddof=1))
-    half = float(scipy_stats.t.ppf((1 + level) / 2, smaller - 1)) * spread * np.sqrt(smaller / (smaller - 1))
+    half = float(special.stdtrit(smaller - 1, (1 + level) / 2)) * spread * np.sqrt(smaller / (smaller - 1))
     ranks = rank_correlation(mean_a, mean_b)
     rank_low, rank_high = np.nanquantile(ranks[1:], [(1 - level) / 2, (1 + level) / 2])
     return ProfileComparison(

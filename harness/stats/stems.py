@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def t_interval(means: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floa
     """
     count = means.shape[-1]
     centre = means.mean(-1)
-    half = scipy_stats.t.ppf((1 + level) / 2, count - 1) * means.std(-1, ddof=1) / np.sqrt(count)
+    half = special.stdtrit(count - 1, (1 + level) / 2) * means.std(-1, ddof=1) / np.sqrt(count)
     return centre, centre - half, centre + half
 
 

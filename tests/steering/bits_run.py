@@ -18,14 +18,14 @@ SPECS = ("v0@L1@1@all", "v1@L2.resid_post@0.5rel@last", "v2@L0@1@generated", "v3
 
 
 def main() -> None:
-    """Ask plain requests beside plain ones, and with the plugin beside steered ones."""
-    folder, out, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    """Ask plain requests beside plain ones, alone, and with the plugin beside steered ones."""
+    folder, out, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     tiny.set_environment()
     from vllm import LLM, SamplingParams
 
     from servers.steering.offline import OfflineSteering, offline_args
 
-    options: dict[str, Any] = offline_args() if what == "plugin" else {}
+    options: dict[str, Any] = {} if "stock" in what else offline_args()
     llm: Any = LLM(
         str(folder),
         skip_tokenizer_init=True,
@@ -33,7 +33,7 @@ def main() -> None:
         max_model_len=256,
         max_num_seqs=64,
         block_size=32,
-        enforce_eager=True,
+        enforce_eager="compiled" not in what,
         enable_prefix_caching=False,
         **options,
     )
@@ -51,8 +51,11 @@ def main() -> None:
         ]
 
     nobody = [None] * len(prompts)
-    found = {"beside plain": ask(prompts, nobody)[:PLAIN]}
-    if what == "plugin":
+    found = {
+        "beside plain": ask(prompts, nobody)[:PLAIN],
+        "alone": [ask([prompt], [None])[0] for prompt in prompts[:PLAIN]],
+    }
+    if "stock" not in what:
         steering = OfflineSteering(llm, bos_id=tiny.BOS)
         for i in range(4):
             steering.load(tiny.vector(f"v{i}", i, layer=i))

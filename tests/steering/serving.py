@@ -1,4 +1,4 @@
-"""One steering server over HTTP, shared by all tests that need one: the embedded model, LoRA on, eager."""
+"""Steering servers over HTTP on the embedded model: one with LoRA, eager, that tests share, and one compiled."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def lora(folder: Path, seed: int, layer: int = 10) -> Path:
 
 
 class SteeringServer:
-    """A running server and what was put on its disk for it."""
+    """A running server and what was put on its disk for it. ``compiled``: without LoRA, which on CPU rules it out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compiled: bool = False) -> None:
         self.folder, self.vectors_dir, self.loras_dir = folder, folder / "vectors", folder / "loras"
         self.model = prepare(DEFAULT_MODEL)
         self.vectors = [vector(f"vec{i}", i, layer) for i, layer in enumerate((0, 8, 15, 22, 29))]
@@ -97,18 +97,14 @@ class SteeringServer:
         launch = launch_args([self.vectors_dir], [self.loras_dir], model_name=NAME)
         argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model)]
         argv += ["--served-model-name", NAME, "--port", str(port), "--dtype", "float32", "--block-size", "32"]
-        argv += ["--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "48", "--max-logprobs", "64"]
-        argv += [
-            "--enable-lora",
-            "--max-loras",
-            "4",
-            "--max-cpu-loras",
-            "8",
-            "--lora-target-modules",
-            *wrapped,
-        ]
-        argv += ["--lora-modules", f"{adapter.served_name}={snapshot(adapter, info)}", *launch.arguments]
-        env = {**os.environ, **tiny.ENV, **launch.environment(), "TORCHDYNAMO_DISABLE": "1"}
+        argv += ["--max-model-len", "512", "--max-num-seqs", "48", "--max-logprobs", "64", *launch.arguments]
+        if not compiled:
+            argv += ["--enforce-eager", "--enable-lora", "--max-loras", "4", "--max-cpu-loras", "8"]
+            argv += ["--lora-target-modules", *wrapped]
+            argv += ["--lora-modules", f"{adapter.served_name}={snapshot(adapter, info)}"]
+        env = {**os.environ, **tiny.ENV, **launch.environment()}
+        if not compiled:
+            env["TORCHDYNAMO_DISABLE"] = "1"
         env |= {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
@@ -121,9 +117,9 @@ class SteeringServer:
                 argv, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
         atexit.register(self.stop)
-        self._wait()
+        self._wait(900 if compiled else 300)
 
-    def _wait(self, timeout: float = 300) -> None:
+    def _wait(self, timeout: float) -> None:
         until = time.time() + timeout
         while time.time() < until and self.process.poll() is None:
             try:

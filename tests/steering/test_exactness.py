@@ -93,17 +93,24 @@ def test_two_hundred_specs_over_one_prompt(llama: Path, entry_points: Path | Non
     assert max(error for name, error in found.items() if name.startswith("error")) < TOLERANCE
 
 
-def test_plain_requests_are_a_stock_engines(llama: Path, tmp_path: Path, entry_points: Path | None) -> None:
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_plain_requests_are_a_stock_engines(
+    how: str, llama: Path, tmp_path: Path, entry_points: Path | None
+) -> None:
     """Bit for bit beside steered and plain neighbours, and bit for bit the engine without the plugin."""
     answers = {}
     for kind in ("stock", "plugin"):
         out = tmp_path / f"{kind}.npz"
-        run("tests.steering.bits_run", str(llama), str(out), kind, entry_points=entry_points)
+        arguments = ("tests.steering.bits_run", str(llama), str(out), kind, how)
+        run(*arguments, entry_points=entry_points, compiled=how == "compiled")
         answers[kind] = dict(np.load(out))
     plugin, stock = answers["plugin"], answers["stock"]
     assert np.abs(plugin["steered"] - plugin["not steered"]).max() > 0.1
     assert np.array_equal(plugin["beside steered"], plugin["beside plain"])
-    assert np.array_equal(plugin["beside plain"], stock["beside plain"])
+    apart = np.abs(plugin["beside plain"] - stock["beside plain"]).max()
+    spread = np.abs(stock["alone"] - stock["beside plain"]).max()
+    print(f"{how}: plugin against stock {apart:.1e}, stock alone against stock in a batch {spread:.1e}")
+    assert apart <= (spread if how == "compiled" else 0)
 
 
 @pytest.mark.slow
