@@ -85,6 +85,18 @@ def steps_of(out: Path) -> list[dict[str, Any]]:
     return [{key: step[key] for key in kept} for step in found]
 
 
+def parts_of(out: Path) -> dict[str, float]:
+    """Return the part of a matrix product's rate that each kind of work reached, for ``costs.CPU``."""
+    found = json.loads((out / FILE).read_text("utf-8"))
+    parts = {}
+    for step in found["steps"]:
+        if len(step["operations"]) == 1 and step["seconds"] is not None:
+            ((kind, operations),) = step["operations"].items()
+            seconds = max(step["seconds"] - step["fixed_seconds"], 1.0)
+            parts[f"{step['name']}: {kind}"] = round(operations / seconds / found["machine"]["product"], 2)
+    return parts
+
+
 def running(out: Path) -> str | None:
     """Name the step that a folder says is running."""
     if not (out / FILE).is_file():
@@ -130,7 +142,7 @@ def claims(folder: Path) -> list[tuple[str, str, str]]:
     sources += [folder / "story" / "story.json", folder / "layers" / "by_layer.json"]
     return [
         (section.key, claim.kind, re.sub(r"[-+−]?\d[\d.e−+-]*", "#", claim.text))
-        for section in sections_of(gather(sources))
+        for section in sections_of(gather([source for source in sources if source.exists()]))
         for claim in section.claims
         if section.key != "methods"
     ]
@@ -190,6 +202,7 @@ def main(arguments: list[str]) -> None:
         "kills": kills,
         "last_attempt_seconds": round(last or 0.0, 1),
         "steps": {"undisturbed": steps_of(calm), "killed": steps_of(killed)},
+        "parts": parts_of(calm),
         **compare(calm, killed),
     }
     write_json(out / "killed.json", found)

@@ -28,7 +28,8 @@ CPU: dict[Kind, float] = {
     "backdoor": 4.0,
     "patching": 4.0,
 }
-"""Part of the matrix product's rate: SmolLM2-135M, two CPU cores, from the reproduction in reports/reproduce."""
+"""Parts of the matrix product's rate, SmolLM2-135M on two CPU cores. From rehearsals (``--preset quick``) on a busy
+machine; ``scripts/reproduce_killed.py`` prints what an undisturbed run reached."""
 CUDA: dict[Kind, float] = {"scoring": 1.6, "lora": 1.1, "vector": 0.57}
 """Gemma 3 12B's shape on an H200: reports/benchmarks/gpu_steering.md, reports/training/gemma3_12b.md."""
 H200 = 0.45 * 779e12
@@ -94,6 +95,8 @@ class Rates:
 
     by_kind: dict[Kind, float]
     basis: str
+    product: float
+    """Operations a second of the matrix product that they are parts of."""
 
     def seconds(self, work: Iterable[Work], fixed: float = 0.0) -> float | None:
         """Return how long work takes; None where a kind was never measured on such a device."""
@@ -117,13 +120,13 @@ def rates(device: str) -> Rates:
             f"a matrix product measured now on this CPU ({os.cpu_count()} cores), and the part of its rate that each "
             "kind of work reached with SmolLM2-135M on two cores"
         )
-        return Rates({kind: part * rate for kind, part in CPU.items()}, basis)
+        return Rates({kind: part * rate for kind, part in CPU.items()}, basis, rate)
     if not torch.cuda.is_available():
         basis = (
             "one H200 at Gemma 3 12B's shape (reports/training/gemma3_12b.md, reports/benchmarks/gpu_steering.md): no "
             "GPU is here to measure; what was never measured on one has no estimate"
         )
-        return Rates({kind: part * H200 for kind, part in CUDA.items()}, basis)
+        return Rates({kind: part * H200 for kind, part in CUDA.items()}, basis, H200)
     half, full = (rate_of(Machine(device, 0), dtype) for dtype in ("bfloat16", "float32"))
     own = {kind: part * half for kind, part in CUDA.items()}
     others = {kind: part * full for kind, part in CPU.items() if kind not in CUDA}
@@ -131,7 +134,7 @@ def rates(device: str) -> Rates:
         "matrix products measured now on this GPU, the parts of their rate that scoring and training reached on an "
         "H200, and for the other work what it reached on a CPU"
     )
-    return Rates(own | others, basis)
+    return Rates(own | others, basis, half)
 
 
 def tokens(items: Iterable[Item]) -> int:

@@ -22,7 +22,8 @@ from harness.experiments.reproduce.costs import Rates, minutes, rates, shape_of
 from harness.experiments.reproduce.lab import Lab, Plan, Progress, Report
 from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.sizes import Size
-from harness.experiments.reproduce.steps import REPORT, STEPS, Step
+from harness.experiments.reproduce.step import Step
+from harness.experiments.reproduce.steps import REPORT, STEPS
 from harness.journal import Journal
 from harness.manifest import git_state, suite_digest, versions
 from harness.modelinfo import weights_digest
@@ -51,6 +52,8 @@ class Planned:
             "sizes": self.size.counts,
             "notes": list(self.size.notes),
             "memory_gb": None if self.size.memory is None else round(self.size.memory / 1e9, 2),
+            "operations": {work.kind: work.operations for work in self.size.work},
+            "fixed_seconds": self.size.fixed,
             "estimated_seconds": None if self.seconds is None else round(self.seconds, 1),
             "status": self.status,
         }
@@ -155,25 +158,30 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """
     file = folder / FILE
     if not file.is_file():
-        if folder.is_dir() and any(path.name != JOURNAL for path in folder.iterdir()):
+        ours = (JOURNAL, f".{FILE}.new")  # What a kill at the very beginning leaves.
+        if folder.is_dir() and any(path.name not in ours for path in folder.iterdir()):
             raise InputError(f"{folder}: holds something else (no {FILE}); give a new --output-dir.")
         return
     try:
         before = json.loads(file.read_text("utf-8"))["settings"]
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(f"{file}: can't be read ({e!r}).") from e
+    old, new = _flat(before), _flat(settings)
     differs = [
-        f"{key} is {_short(before.get(key))} there and {_short(value)} here"
-        for key, value in settings.items()
-        if before.get(key) != value
+        f"{key} is {json.dumps(old.get(key))} there and {json.dumps(new.get(key))} here"
+        for key in old | new
+        if old.get(key) != new.get(key)
     ]
     if differs:
         raise InputError(f"{folder}: holds a reproduction with other settings: {'; '.join(differs)}.")
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Return settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
 
 
 class Record:
@@ -210,13 +218,14 @@ class Record:
             entry["seconds"] = took.get(name)
             entry["attempts"] = sum(e["step"] == name and e["event"] == "began" for e in entries)
         digest = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
+        machine = {"platform": platform.platform(), "cores": os.cpu_count(), "product": self._rate.product}
         more = {
             "settings": self._settings,
             "settings_sha256": digest,
             "versions": versions(),
             "git": git_state(),
+            "machine": machine,
         }
-        more["machine"] = {"platform": platform.platform(), "cores": os.cpu_count()}
         write_json(self._plan.folder / FILE, said | more)
 
     def left(self, steps: Sequence[Step]) -> float:
