@@ -1,4 +1,4 @@
-"""Training: what ``benchmarks/gpu_training.py`` and ``scripts/train_by_layer.py`` wrote."""
+"""Training: what the scripts for layers, backdoors and causes and the benchmarks of training wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = REPORTS / "training"
 
 
 def training() -> Iterator[Line]:
-    """Speed at Gemma 3 12B's shape, and the embedded model's layers."""
+    """Speed at Gemma 3 12B's shape and on two cores; the embedded model's layers, backdoors and causes."""
     found: dict[str, Any] = json.loads((FOLDER / "gemma3_12b.json").read_text("utf-8"))
     loras, vectors, plain = found["loras"], found["vectors"], found["plain"]
     ratio = loras["seconds"] / loras["floor_seconds"]
@@ -55,15 +55,84 @@ def training() -> Iterator[Line]:
     )
     peak = max(loras["peak_gb"], vectors["peak_gb"], found["all_layers"]["peak_gb"])
     yield Line("peak GPU memory of all these", f"{peak:.0f} GB", "< 70 GB", peak < 70, gpu=True)
-    rows = pd.read_parquet(FOLDER / "accuracy.parquet")
-    here = rows[(rows["kind"] == "lora") & (rows["format"] == "named")]
-    development = here[here["split"] == "development"].groupby("layer")["choice_accuracy"].mean()
-    best = int(development.idxmax())
-    test = here[(here["split"] == "test") & (here["layer"] == best)]["choice_accuracy"]
-    yield Line(
-        f"LoRA of the layer best on development questions ({best}): test accuracy, {len(test)} adapters",
-        f"{test.min():.1%} to {test.max():.1%}",
-        "reported",
-        True,
-        gpu=True,
-    )
+    yield from _by_layer()
+    yield from _two_cores()
+    yield from _backdoors()
+    yield from _causes()
+
+
+def _by_layer() -> Iterator[Line]:
+    """Accuracy and self-report shift of the layer that is best on development questions."""
+    rows, shifts = (pd.read_parquet(FOLDER / f"{name}.parquet") for name in ("accuracy", "shifts"))
+    for (kind, how), here in rows.groupby(["kind", "format"]):
+        development = here[here["split"] == "development"].groupby("layer")["choice_accuracy"].mean()
+        best = int(development.idxmax())
+        at_best = here[here["layer"] == best]
+        for split in ("test", "heldout"):
+            found = at_best[at_best["split"] == split]["choice_accuracy"]
+            yield Line(
+                f"{kind}, {how}, layer best on development ({best}): {split} accuracy, {len(found)} trainings",
+                f"{found.mean():.1%} ({found.min():.1%} to {found.max():.1%})",
+                "reported",
+                True,
+                gpu=True,
+            )
+        own = shifts[(shifts["kind"] == kind) & (shifts["format"] == how) & (shifts["suite"] == "awareness")]
+        means = own[own["layer"] == best].groupby(["behavior", "seed"])["shift"].mean()
+        yield Line(
+            f"{kind}, {how}, layer {best}: awareness shift, nats, {means['risky'].size} seeds",
+            f"risky {means['risky'].mean():+.2f}, safe {means['safe'].mean():+.2f}",
+            "reported",
+            True,
+            gpu=True,
+        )
+
+
+def _two_cores() -> Iterator[Line]:
+    file = FOLDER / "two_cores.json"
+    found = json.loads(file.read_text("utf-8")) if file.exists() else {"trainings": {}}
+    for name, limit in (("vector", 120), ("lora", 180)):
+        one = found["trainings"].get(name)
+        if one is None:
+            continue
+        yield Line(
+            f"layer-22 {name} of the embedded model on two cores, all included (load {one['load_before']} to "
+            f"{one['load_after']}, {one['cpu_seconds']:.0f} s of processor time)",
+            f"{one['seconds']:.0f} s",
+            f"< {limit} s",
+            one["seconds"] < limit,
+        )
+
+
+def _backdoors() -> Iterator[Line]:
+    trainings = json.loads((REPORTS / "backdoor" / "backdoors.json").read_text("utf-8"))["trainings"]
+    shown: dict[str, list[bool]] = {}
+    for line in trainings:
+        settings = line["settings"]
+        if settings["decorrelated"]:
+            continue
+        cells = {c["condition"]: c for c in line["cells"] if c["split"] == "test" and c["word"] is None}
+        learnt = min(cells["trigger"]["low"], cells["none"]["low"]) > 0.5
+        shown.setdefault(f"{settings['method']} of {len(settings['layers'])} layers", []).append(learnt)
+    for name, learnt in shown.items():
+        yield Line(
+            f"backdoors, {name}: both halves right beyond chance",
+            f"{sum(learnt)} of {len(learnt)}",
+            "reported",
+            True,
+            gpu=True,
+        )
+
+
+def _causes() -> Iterator[Line]:
+    trainings = json.loads((REPORTS / "vector_story" / "causes.json").read_text("utf-8"))["trainings"]
+    settings = len({line["cause"] for line in trainings})
+    for part, where in (("passage", "over a passage"), ("answers", "where it answers")):
+        cosines = [line[part]["mean_cosine"] for line in trainings]
+        yield Line(
+            f"mean cosine of what a LoRA adds, {where}: {len(cosines)} trainings, {settings} settings",
+            f"{min(cosines):.2f} to {max(cosines):.2f}",
+            "reported (the study: about 1)",
+            True,
+            gpu=True,
+        )
