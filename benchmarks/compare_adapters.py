@@ -99,13 +99,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--suite", default="awareness")
     parser.add_argument("--stems", type=int, default=2)
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of adapters")
     parser.add_argument("--machine", default="two shared CPU cores")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "benchmarks")
     arguments = parser.parse_args()
     model = prepare(DEFAULT_MODEL)
     info = read_config(model, DEFAULT_MODEL)
     with tempfile.TemporaryDirectory() as scratch:
-        folders = [make_adapters(Path(scratch) / str(n), info, n, 1000 * n) for n in COUNTS]
+        folders = [make_adapters(Path(scratch) / str(n), info, n, 1000 * n) for n in arguments.counts]
         some = tuple(load_adapter(p, info) for p in list(adapter_folders(folders[-1:]).values())[:8])
         modules = dict.fromkeys(
             f"model.layers.{layer}.mlp.{name}"

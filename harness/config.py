@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.models import DEFAULT_MODEL
 
 
-class RunConfig(BaseModel):
-    """A run. Keys not given have these defaults."""
+class Reach(BaseModel):
+    """The model, where adapters and vectors lie, and how to reach what answers: for runs and for sweeps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    suite: Annotated[list[str], Field(min_length=1)]
-    adapter: list[str] = []
+    model: str = DEFAULT_MODEL
     adapters: list[Path] = []
     """Folders in which adapters are looked up by name, after the shipped ones."""
-    model: str = DEFAULT_MODEL
-    engine: Literal["server", "reference"] = "server"
     device: str = "cpu"
-    """A torch device for the reference engine; a server has its own."""
+    """A torch device for what runs in this process, in float32; a server has its own."""
     base_url: str | None = None
     api_key: str | None = Field(default=None, exclude=True)
     tokenizer: str | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    seed: int = 0
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     timeout: Annotated[float, Field(gt=0)] = 120.0
+
+    @property
+    def reach(self) -> dict[str, Any]:
+        """These keys alone, the API key among them."""
+        return {key: getattr(self, key) for key in Reach.model_fields}
+
+
+class RunConfig(Reach):
+    """A run. Keys not given have these defaults."""
+
+    suite: Annotated[list[str], Field(min_length=1)]
+    adapter: list[str] = []
+    engine: Literal["server", "reference"] = "server"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0
     cache: bool = True
     """Whether answers of earlier runs are used, and this one's kept."""
     output_dir: Path | None = None

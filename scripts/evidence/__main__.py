@@ -21,11 +21,12 @@ from scripts.evidence.main_job import fresh_clone, main_job
 from scripts.evidence.report import report
 from scripts.evidence.reproduce import reproduce
 from scripts.evidence.statistics import statistics
+from scripts.evidence.sweep import sweep
 from scripts.evidence.training import training
 from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, training, reproduce,
+    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, sweep, training, reproduce,
 )  # fmt: skip
 
 

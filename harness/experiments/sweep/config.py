@@ -6,48 +6,37 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from harness.models import DEFAULT_MODEL
+from harness.config import Reach
 from harness.spec import ScaleMode
 
 SUITES = ("awareness", "objective", "ood", "validation")
 STUDY_ALPHAS = tuple(sorted(sign * 0.001 * 2**k for sign in (-1, 1) for k in range(12)))
 
 
-class SweepConfig(BaseModel):
+class SweepConfig(Reach):
     """A sweep. What is not given is the study's grid."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     vector: str
     """A steering vector's name or folder."""
-    suite: Annotated[list[str], Field(min_length=1)] = list(SUITES)
+    suite: list[str] = Field(default=list(SUITES), min_length=1)
     selector: Literal["last", "all"] = "last"
     scale_mode: ScaleMode = "relative"
     layers: str = "all"
-    alphas: Annotated[list[float], Field(min_length=1)] = list(STUDY_ALPHAS)
+    alphas: list[float] = Field(default=list(STUDY_ALPHAS), min_length=1)
     sign: Literal[-1, 1] | None = None
     """What +α means: 1 along the vector, −1 against it; left out, the sign that its training's behaviour says."""
     engine: Literal["in-process", "server"] = "in-process"
-    device: str = "cpu"
-    """A torch device for what runs in this process, in float32."""
     null: Annotated[int, Field(ge=0)] = 0
     """Random vectors of the same norm."""
     null_shuffled: Annotated[int, Field(ge=0)] = 0
     """Vectors trained on shuffled labels."""
-    model: str = DEFAULT_MODEL
-    adapters: list[Path] = []
-    base_url: str | None = None
-    api_key: str | None = Field(default=None, exclude=True)
-    tokenizer: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first items of each suite's ten."""
     seed: int = 0
     """Of random vectors, shuffled labels, and resampling."""
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 40
-    timeout: Annotated[float, Field(gt=0)] = 120.0
     max_tokens: Annotated[int, Field(ge=64)] = 8192
     """Tokens' states that the in-process engine holds at once."""
     output_dir: Path | None = None

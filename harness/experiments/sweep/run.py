@@ -188,16 +188,8 @@ async def _open(config: SweepConfig, vector: SteeringVector, report: Report) -> 
     run = RunConfig(
         suite=config.suite,
         adapter=[place if "/" in place else f"./{place}"],
-        adapters=config.adapters,
-        model=config.model,
         engine="server" if config.engine == "server" else "reference",
-        device=config.device,
-        base_url=config.base_url,
-        api_key=config.api_key,
-        tokenizer=config.tokenizer,
-        concurrency=config.concurrency,
-        batch_size=config.batch_size,
-        timeout=config.timeout,
+        **config.reach,
     )
     async with open_engine(run, report) as (engine, _):
         # A chat template may begin with it where raw text doesn't; servers leave it out all the same.

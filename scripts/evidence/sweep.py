@@ -1,0 +1,73 @@
+"""Sweeps: of the embedded model on two cores, at Gemma 3 12B's shape on a GPU, and many adapters in one comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_sweep.report import RESULTS, claims
+from scripts.evidence.line import REPORTS, Line
+
+ADAPTERS = REPORTS / "benchmarks" / "compare_adapters.json"
+GIB = 2**30
+
+
+def sweep() -> Iterator[Line]:
+    """What committed sweeps and benchmarks wrote."""
+    for path in sorted(REPORTS.glob("sweep/*/results.json")):
+        yield from _swept(_read(path))
+    if RESULTS.is_file():
+        for claim in claims(_read(RESULTS)):
+            bound = f"{'>=' if claim.at_least else '<='} {claim.bound:g}"
+            yield Line(claim.text, f"{claim.figure:.3g} {claim.unit}", bound, claim.holds, gpu=True)
+    if ADAPTERS.is_file():
+        yield from _compared(_read(ADAPTERS))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _swept(found: dict[str, Any]) -> Iterator[Line]:
+    grid = found["grid"]
+    name = f"{found['vector']['name']}, {found['engine']}, {grid['selector']}"
+    whole = found["scored_now"] == found["passes"]
+    yield Line(
+        f"{name}: {len(grid['layers'])} layers x {len(grid['alphas'])} strengths, {found['passes']:,} passes",
+        f"{found['seconds']:.0f} s, of them {found['cpu_seconds']:.0f} s of CPU" if whole else "gone on with",
+        "reported",
+        True,
+    )
+    yield Line(
+        f"{name}: peak memory", f"{found['peak_memory_bytes'] / GIB:.1f} GiB", "<= 8 GiB",
+        found["peak_memory_bytes"] <= 8 * GIB,
+    )  # fmt: skip
+    nulls = found.get("null", [])
+    if nulls:
+        count, shuffled = (nulls[0][f"{kind}_vectors"] for kind in ("random", "shuffled"))
+        scored = found["null_scored_now"]
+        each = f", {found['null_cpu_seconds'] / scored:.0f} s of CPU each" if scored else ""
+        yield Line(
+            f"{name}: null of {count} random vectors and {shuffled} on shuffled labels",
+            f"{found['null_seconds'] / 60:.0f} min for {scored}{each}",
+            "reported",
+            True,
+        )
+
+
+def _compared(found: dict[str, Any]) -> Iterator[Line]:
+    counts = found["counts"]
+    one, most = counts[0], counts[-1]
+    for row in counts:
+        seconds = row["load_and_prove_seconds"] + row["score_seconds"] + row["rank_seconds"]
+        yield Line(
+            f"one comparison of {row['adapters']} single-layer adapters, {row['passes']} passes",
+            f"{seconds:.0f} s, {row['passes_per_second']:.1f} passes/s",
+            "reported",
+            True,
+        )
+    ratio = most["passes_per_second"] / one["passes_per_second"]
+    yield Line(f"rate with {most['adapters']} adapters beside one", f"{ratio:.2f}", ">= 0.8", ratio >= 0.8)
