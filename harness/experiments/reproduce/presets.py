@@ -127,7 +127,7 @@ PRESETS: dict[Name, Preset] = {
         alphas=(-0.016, -0.004, 0.004, 0.016),
         sweep_limit=2,
         null=0,
-        patch_limit=1,
+        patch_limit=2,
     ),
 }
 

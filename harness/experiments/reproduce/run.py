@@ -273,7 +273,7 @@ async def reproduce(
         try:
             await _run(lab, steps, record, say)
         except (HarnessError, asyncio.CancelledError) as e:
-            way = f"What is done is kept. Go on with: {way_on(config, folder)}"
+            way = f"What is done is kept. Go on with: {way_on(config, folder, only, skip)}"
             if isinstance(e, asyncio.CancelledError):
                 sys.stderr.write(f"\nInterrupted. {way}\n")
                 raise
@@ -315,12 +315,13 @@ def _named(name: str) -> Step:
     return next(step for step in STEPS if step.name == name)
 
 
-def way_on(config: ReproduceConfig, folder: Path) -> str:
+def way_on(config: ReproduceConfig, folder: Path, only: Sequence[str] = (), skip: Sequence[str] = ()) -> str:
     """Return the command that goes on in a folder."""
     given = config.model_dump(
         exclude={"retrain", "model", "preset", "api_key"}, exclude_unset=True, exclude_none=True
     )
     flags = [f"--{key.replace('_', '-')} {value}" for key, value in given.items()]
+    flags += [f"--only {','.join(only)}"] * bool(only) + [f"--skip {','.join(skip)}"] * bool(skip)
     flags += ["--retrain"] * config.retrain + ["--api-key ..."] * bool(config.api_key)
     words = [f"harness reproduce --model {config.model} --preset {config.preset}", *flags]
     return " ".join([*words, f"--output-dir {folder}"])
