@@ -48,8 +48,8 @@ fresh-clone:  ## Time `make demo` and `make test` in a fresh clone: half an hour
 docs: setup-test  ## Build the documentation site into build/site
 	$(PY) -m mkdocs build --strict
 
-package: setup-test  ## Build wheel and sdist, install the wheel alone in an empty environment, use it there
-	$(PY) scripts/check_package.py
+package: setup-test  ## Build, install the wheel alone in empty environments, and walk a stranger's path: ten minutes
+	$(PY) -m scripts.check_package
 
 check: setup-test  ## Lint, formatting, types
 	.venv/bin/ruff check .

@@ -18,6 +18,7 @@ from scripts.evidence.chaos import chaos
 from scripts.evidence.gpu_steering import gpu_steering
 from scripts.evidence.line import Line
 from scripts.evidence.main_job import fresh_clone, main_job
+from scripts.evidence.packaging import packaging
 from scripts.evidence.report import report
 from scripts.evidence.reproduce import reproduce
 from scripts.evidence.statistics import statistics
@@ -27,6 +28,7 @@ from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
     main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, sweep, training, reproduce,
+    packaging,
 )  # fmt: skip
 
 
