@@ -11,11 +11,15 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import typer.main
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+from harness.cli import app
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -32,9 +36,19 @@ def command_line() -> str:
     text = subprocess.run(
         [*command, "--title", "Command line"], check=True, capture_output=True, text=True
     ).stdout
-    return re.sub(
-        r"^([A-Z][^:`\n]*): (harness .*)$", r"\1:\n\n    \2", html.unescape(text), flags=re.MULTILINE
-    )
+    text = html.unescape(text)
+    for name, short, whole in _shortened(typer.main.get_command(app)):
+        text = text.replace(f"* `{name}`: {short}\n", f"* `{name}`: {whole}\n")
+    return re.sub(r"^([A-Z][^:`\n]*): (harness .*)$", r"\1:\n\n    \2", text, flags=re.MULTILINE)
+
+
+def _shortened(command: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield name, cut and whole sentence of each command whose sentence typer cuts in lists of commands."""
+    for name, below in getattr(command, "commands", {}).items():
+        short = below.get_short_help_str()
+        if short.endswith("..."):
+            yield name, short, below.get_short_help_str(limit=1000)
+        yield from _shortened(below)
 
 
 def _cell(text: str) -> str:

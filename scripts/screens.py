@@ -1,35 +1,86 @@
-"""Take pictures of a page in headless Chromium: 1280 and 400 pixels wide, light and dark.
+"""Take pictures of pages in headless Chromium: 1280 and 400 pixels wide, light and dark.
 
 python -m scripts.screens reports/smollm2-135m/report.html
+python -m scripts.screens --site build/site --out reports/docs_screens index.html how-to/other-tools/index.html
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.pages import browser
 
 WIDTHS = (1280, 400)
+LOADED = "return document.readyState === 'complete'"
 
 
-def main(page: Path) -> int:
-    """Write ``screens/THEME-WIDTH.png`` beside the page; return 1 if it complained or asked for the network."""
+def main() -> int:
+    """Write the pictures; return 1 if a page complained, asked for the network or is wider than the window."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pages", nargs="+", type=Path, help="Reports, or pages of the site, relative to it.")
+    parser.add_argument("--site", type=Path, help="The documentation's built site.")
+    parser.add_argument("--out", type=Path, help="Folder of the pictures; screens/ beside a report.")
+    given = parser.parse_args()
     if (why := browser.missing()) is not None:
         print(why, file=sys.stderr)
         return 1
-    wrong = []
-    for dark in (False, True):
-        for width in WIDTHS:
-            with browser.page(page, width, dark) as driver:
-                out = page.parent / "screens" / f"{'dark' if dark else 'light'}-{width}.png"
-                browser.screenshot(driver, out, width)
-                wrong += browser.complaints(driver) + browser.requests(driver)
-                print(out)
+    wrong: list[str] = []
+    if given.site:
+        # Over HTTP, as readers have it: from a file the theme hides its search.
+        with _served(given.site) as origin:
+            for place in given.pages:
+                stem = "-".join(place.with_suffix("").parts).removesuffix("-index")
+                out = given.out or given.site / "screens"
+                wrong += _pictures(f"{origin}/{place}", out, f"{stem}-", LOADED, 1400, origin)
+    else:
+        for place in given.pages:
+            wrong += _pictures(
+                place, given.out or place.parent / "screens", "", browser.DRAWN, 6_000, "file:"
+            )
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
 
 
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """Serve a folder on a free port; yield its origin."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+def _pictures(page: Path | str, out: Path, prefix: str, ready: str, most: int, own: str) -> Iterator[str]:
+    """Write ``THEME-WIDTH.png``; yield what is wrong with the page, requests to any other origin included."""
+    for dark in (False, True):
+        for width in WIDTHS:
+            with browser.page(page, width, dark, ready=ready) as driver:
+                wide = driver.execute_script("return document.documentElement.scrollWidth")
+                if wide > width:
+                    yield f"{page}: {wide} pixels wide in a window of {width}"
+                picture = out / f"{prefix}{'dark' if dark else 'light'}-{width}.png"
+                browser.screenshot(driver, picture, width, most)
+                yield from browser.complaints(driver)
+                yield from (url for url in browser.requests(driver) if not url.startswith(own))
+                print(picture, flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

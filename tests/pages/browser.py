@@ -42,9 +42,15 @@ def required() -> bool:
 needed = pytest.mark.skipif(missing() is not None and not required(), reason=f"page tests: {missing()}")
 
 
+DRAWN = "return document.documentElement.dataset.drawn !== undefined"
+"""Whether a report's charts are there."""
+
+
 @contextmanager
-def page(path: Path, width: int = 1280, dark: bool = False, height: int = 900) -> Iterator[Any]:
-    """Open a file; yield the driver once all charts are drawn."""
+def page(
+    path: Path | str, width: int = 1280, dark: bool = False, height: int = 900, ready: str = DRAWN
+) -> Iterator[Any]:
+    """Open a file or an address; yield the driver once a script says that it is ready."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -58,8 +64,8 @@ def page(path: Path, width: int = 1280, dark: bool = False, height: int = 900) -
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         size(driver, width, height)
-        driver.get(path.resolve().as_uri())
-        until(driver, "return document.documentElement.dataset.drawn !== undefined")
+        driver.get(path if isinstance(path, str) else path.resolve().as_uri())
+        until(driver, ready)
         yield driver
     finally:
         driver.quit()
