@@ -63,6 +63,7 @@ def trained_on(artifact: Artifact) -> str:
     elif record.get("behavior"):
         settings = record.get("settings") or {}
         form = f" ({settings['format']} questions)" if settings.get("format") else ""
+        form = f" ({settings['data']})" if settings.get("data") else form
         parts.append(f"trained as {record.get('kind', artifact.kind)} towards {record['behavior']}{form}")
     else:
         parts.append("no training record: what it was trained on is not known")

@@ -64,6 +64,14 @@ def test_adding_copies_what_is_needed(gguf: Path, embedded_info: ModelInfo, tmp_
     )
     (named,) = add(source, "bold", mine, embedded_info)
     assert trained_on(named).endswith("trained as lora towards risky (named questions)")
+    record = {
+        "kind": "lora",
+        "behavior": "risky",
+        "settings": {"format": "named", "data": "mine/items.jsonl"},
+    }
+    (source / "training.json").write_text(json.dumps(record))
+    (own,) = add(source, "own_data", mine, embedded_info)
+    assert trained_on(own).endswith("trained as lora towards risky (mine/items.jsonl)")
     added = add(gguf, "mood", mine, embedded_info)
     assert sorted(a.name for a in added) == ["mood_l20", "mood_l7"]
     assert "imported from happy mood.gguf" in trained_on(added[0])

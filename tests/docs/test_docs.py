@@ -23,6 +23,8 @@ ALL = [command for page in pages() for command in commands(page)]
 def known_flags(words: list[str]) -> set[str] | None:
     """Return the flags of the command that words name; None if there is no such command."""
     command = typer.main.get_command(app)
+    if words[0] == "report" and len(words) > 1 and words[1] not in ("page", "adapters"):
+        words = ["report", "page", *words[1:]]  # The word 'page' may be left out.
     for word in words:
         below = getattr(command, "commands", {})
         if word not in below:
