@@ -32,6 +32,9 @@ pages: setup-test  ## Rebuild the reference report from its runs, test pages in 
 		reports/patching reports/backdoor adapters/*backdoor*/training.json) --output-dir reports/smollm2-135m
 	REQUIRE_BROWSER=1 $(PY) -m pytest tests/pages
 	$(PY) -m scripts.screens reports/smollm2-135m/report.html
+	$(PY) -m mkdocs build --strict
+	$(PY) -m scripts.screens --site build/site --out reports/docs_screens $(addsuffix /index.html,. \
+		tutorial/own-questions how-to/other-tools reference/command-line)
 
 reproduce-killed: setup-test  ## Reproduce everything undisturbed and again killed twice, and compare: two hours
 	$(PY) -m scripts.reproduce_killed reports/reproduce --seed 1

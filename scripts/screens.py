@@ -38,9 +38,9 @@ def main() -> int:
         # Over HTTP, as readers have it: from a file the theme hides its search.
         with _served(given.site) as origin:
             for place in given.pages:
-                stem = "-".join(place.with_suffix("").parts).removesuffix("-index")
+                stem = "-".join(place.parent.parts) or "index"
                 out = given.out or given.site / "screens"
-                wrong += _pictures(f"{origin}/{place}", out, f"{stem}-", LOADED, 1400, origin)
+                wrong += _pictures(f"{origin}/{place}", out, f"{stem}-", LOADED, 860, origin)
     else:
         for place in given.pages:
             wrong += _pictures(
