@@ -185,6 +185,10 @@ def vector_story(
     engine: Annotated[str, typer.Option(help="For that: reference or server.")] = "reference",
     base_url: Annotated[str | None, typer.Option(help="For that: a running server.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="For that: stems a suite.")] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(help="For that: factors of the vector; repeatable. Default: 0.5 to 4."),
+    ] = None,
     adapters: Folders = None,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -215,6 +219,7 @@ def vector_story(
         engine=engine,  # type: ignore[arg-type]
         base_url=base_url,
         limit=limit,
+        scales=tuple(scale) if scale else StoryConfig.scales,
         adapters=tuple(adapters or []),
     )
     with reporting() as reporter:
