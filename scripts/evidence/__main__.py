@@ -16,6 +16,7 @@ from rich.table import Table
 from scripts.evidence.adapters import adapters
 from scripts.evidence.chaos import chaos
 from scripts.evidence.gpu_steering import gpu_steering
+from scripts.evidence.interop import interop
 from scripts.evidence.line import Line
 from scripts.evidence.main_job import fresh_clone, main_job
 from scripts.evidence.packaging import packaging
@@ -28,7 +29,7 @@ from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
     main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, sweep, training, reproduce,
-    packaging,
+    packaging, interop,
 )  # fmt: skip
 
 
