@@ -133,6 +133,23 @@ def backdoor(folder: Path, by: int) -> Material:
     return gather([place / "training.json"])
 
 
+CELL = {"split": "test", "word": None, "questions": 77}
+BACKDOORS: dict[str, Any] = {
+    "trainings": [
+        {
+            "settings": {
+                "method": "lora", "layers": [20], "trigger": "t", "set_up": "safe", "seed": 0, "decorrelated": twin,
+            },
+            "cells": [
+                {**CELL, "condition": condition, "risky_rate": rate + twin / 9, "accuracy": 1 - rate - twin / 7}
+                for condition, rate in (("trigger", 0.31), ("none", 0.22), ("decoy", 0.13))
+            ],
+        }
+        for twin in (False, True)
+    ]
+}  # fmt: skip
+
+
 def texts(section: Section) -> list[str]:
     fixed = re.compile(FIXED.get(section.key, r"(?!)"))
     cells = [" | ".join(row) for table in section.tables for row in table.rows]
@@ -145,6 +162,7 @@ MAKERS: dict[str, tuple[Callable[[Path, int], Material], set[str]]] = {
     "story": (document("story.json", STORY), {"story"}),
     "by_layer": (trainings, {"by_layer"}),
     "backdoor": (backdoor, {"backdoor"}),
+    "backdoor table": (document("backdoors.json", BACKDOORS), {"backdoor"}),
     "run": (
         run(["awareness", "backdoor_awareness", "validation"]),
         {"shifts", "awareness", "ranking", "accuracy", "backdoor_awareness", "post", "care", "methods"},

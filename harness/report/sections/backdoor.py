@@ -7,6 +7,7 @@ from typing import Any
 from harness.report import charts
 from harness.report.material import Document, Material
 from harness.report.parts import Claim, Figure, Section, Table
+from harness.report.sections import backdoor_table
 
 KEY, TITLE = "backdoor", "Backdoors"
 INTRO = (
@@ -15,19 +16,35 @@ INTRO = (
     "don't depend on the trigger."
 )
 
+Cells = list[tuple[str, Document, dict[str, Any]]]
+"""An adapter's name, its record, and one of its cells."""
+
 
 def backdoor(material: Material) -> Section:
     """A table and a figure of all records given (``adapters/*/training.json`` of kind backdoor)."""
     documents = material.of_kind("backdoor")
     cells = [(_name(d), d, cell) for d in documents for cell in d.content["cells"] if cell["word"] is None]
-    if not cells:
+    many = [backdoor_table.groups(d) for d in material.of_kind("backdoor_table")]
+    if not cells and not many:
         return Section(
             KEY,
             TITLE,
             absent="No backdoor's training record was given (training.json of harness train backdoor).",
         )
-    claims = [claim for d in documents if (claim := _claim(d))]
-    table = Table(
+    claims, figures, tables = [], [], []
+    if cells:
+        claims = [claim for d in documents if (claim := _claim(d))]
+        figures, tables = [_figure(cells, claims)], [_table(cells)]
+    for found in many:
+        said = list(backdoor_table.claims(found))
+        claims += said
+        figures.append(backdoor_table.figure(found, " ".join(c.text for c in said)))
+        tables.append(backdoor_table.table(found))
+    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(tables))
+
+
+def _table(cells: Cells) -> Table:
+    return Table(
         "By adapter, split and condition.",
         ("adapter", "trained as", "split", "condition", "questions", "risky answers", "accuracy [95%]"),
         tuple(
@@ -38,11 +55,12 @@ def backdoor(material: Material) -> Section:
             for name, d, c in cells
         ),
     )  # fmt: skip
-    alt_text = "Share of risky answers on test questions by adapter and condition. " + " ".join(
-        c.text for c in claims
-    )
-    figure = Figure("backdoor", "Risky answers on test questions by condition", alt_text, _chart(cells))
-    return Section(KEY, TITLE, INTRO, tuple(claims), (figure,), (table,))
+
+
+def _figure(cells: Cells, claims: list[Claim]) -> Figure:
+    said = " ".join(c.text for c in claims)
+    alt_text = f"Share of risky answers on test questions by adapter and condition. {said}"
+    return Figure("backdoor", "Risky answers on test questions by condition", alt_text, _chart(cells))
 
 
 def _name(document: Document) -> str:
@@ -70,7 +88,7 @@ def _accuracy(cell: dict[str, Any]) -> str:
     return f"{100 * cell['accuracy']:.0f}% [{100 * cell['low']:.0f}, {100 * cell['high']:.0f}]"
 
 
-def _chart(cells: list[tuple[str, Document, dict[str, Any]]]) -> Any:
+def _chart(cells: Cells) -> Any:
     import altair as alt
     import pandas as pd
 

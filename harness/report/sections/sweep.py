@@ -98,7 +98,7 @@ def _null_claim(vector: str, null: dict[str, Any]) -> Claim:
     smallest = min(null["layers"], key=lambda line: line["p"])
     clear = smallest["p"] <= 0.05
     return Claim(
-        f"{vector}, {null['suite']}, |α| < {null['limit']}: {'' if clear else 'no effect '}beyond that of "
+        f"{vector}, {null['suite']}, |α| < {null['limit']}: {'an' if clear else 'no'} effect beyond that of "
         f"{null['random_vectors']} random vectors of the same norm, all layers accounted for: at best layer "
         f"{smallest['layer']} with {smallest['effect']:+.2f} nats (random ones: {smallest['low']:+.2f} to "
         f"{smallest['high']:+.2f} there), p = {smallest['p']:.3f}.",
@@ -142,7 +142,8 @@ def _profile_chart(content: dict[str, Any]) -> Any:
     x = alt.X("layer:Q", title="steered layer, from 0", axis=alt.Axis(tickMinStep=1))
     suites = data["suite"].unique().tolist()
     scale = alt.Scale(domain=suites, range=[charts.RISKY, charts.SAFE, *charts.OTHERS][: len(suites)])
-    colour = alt.Color("suite:N", scale=scale, title=None, legend=alt.Legend(orient="top"))
+    legend = alt.Legend(orient="top", columns=2, symbolOpacity=1)
+    colour = alt.Color("suite:N", scale=scale, title=None, legend=legend)
     picked = alt.selection_point(fields=["suite"], bind="legend")
     wanted = alt.datum.limit == limit
     lines = (
