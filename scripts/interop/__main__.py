@@ -15,14 +15,14 @@ from typing import Any
 from harness.config import RunConfig
 from harness.integrations.tasks import find_subjects, prepare_export
 from harness.models import DEFAULT_MODEL
-from harness.results import load_run
+from harness.results import Run, load_run
 from harness.runner import run
-from scripts.interop import stale, tools
+from scripts.interop import readers, stale, tools
 from scripts.interop.serving import own_server
 
 SUITES = ["awareness", "validation"]
 SUBJECTS = ["my_safe_l22", "my_safe_vec_l22", "my_safe_vec_l22@0.5", "my_safe_l22+my_safe_vec_l22"]
-NAMES = ["lm-eval", "inspect", "promptfoo", "openai", "curl"]
+NAMES = ["lm-eval", "inspect", "promptfoo", "openai", "curl", "readers"]
 LIMIT = 1e-4
 """Nats between two ways of asking one server."""
 
@@ -51,7 +51,8 @@ def main() -> None:
             given.limit,
             Path(scratch),
         )
-        ours = _ours(setting, folder)
+        finished = _finished(setting, folder)
+        ours = {(r.suite, r.subject, r.item): float(r.logit_diff) for r in finished.rows.itertuples()}
         rows: list[dict[str, Any]] = []
         failed: list[str] = []
         for name, ask in tools.every(setting).items():
@@ -62,6 +63,7 @@ def main() -> None:
                 except RuntimeError as e:
                     failed.append(name)
                     print(e, file=sys.stderr)
+        read = readers.read(finished, Path(scratch)) if "readers" in given.tools.split(",") else []
         retrained = [] if given.no_stale else stale.show(setting, folder)
     result = {
         "machine": f"{platform.machine()}, vLLM on CPU, float32",
@@ -71,6 +73,7 @@ def main() -> None:
         "items": len(ours),
         "limit_nats": LIMIT,
         "rows": rows,
+        "readers": read,
         "retrained": retrained,
     }
     given.out.mkdir(parents=True, exist_ok=True)
@@ -79,10 +82,11 @@ def main() -> None:
     print(_text(result))
     if failed:
         sys.exit(f"Not compared: {', '.join(failed)}")
-    sys.exit(any(row["different"] for row in rows) or any(not line["as_it_should"] for line in retrained))
+    wrong = [row["different"] for row in rows] + [line["wrong"] for line in read]
+    sys.exit(any(wrong) or any(not line["as_it_should"] for line in retrained))
 
 
-def _ours(setting: tools.Setting, folder: Path) -> dict[tools.Key, float]:
+def _finished(setting: tools.Setting, folder: Path) -> Run:
     config = RunConfig(
         suite=setting.suites,
         adapter=[subject.name for subject in setting.subjects if not subject.is_base],
@@ -92,8 +96,7 @@ def _ours(setting: tools.Setting, folder: Path) -> dict[tools.Key, float]:
         cache=False,
         output_dir=setting.scratch / "runs",
     )
-    rows = load_run(asyncio.run(run(config)).folder).rows
-    return {(r.suite, r.subject, r.item): float(r.logit_diff) for r in rows.itertuples()}
+    return load_run(asyncio.run(run(config)).folder)
 
 
 def _row(title: str, ours: dict[tools.Key, float], said: tools.Said) -> dict[str, Any]:
@@ -130,6 +133,16 @@ def _text(result: dict[str, Any]) -> str:
         lines.append(
             f"| {row['tool']} | {row['seen']} | {row['equal']} | {row['different']} | {largest} | {why} |"
         )
+    if result["readers"]:
+        lines += [
+            "",
+            "The run's exports, read by the tools themselves:",
+            "",
+            "| reader | read | wrong |",
+            "|---|---|---|",
+        ]
+        for line in result["readers"]:
+            lines.append(f"| {line['reader']} | {line['read']} | {'; '.join(line['wrong']) or 'nothing'} |")
     if result["retrained"]:
         lines += [
             "",

@@ -74,8 +74,10 @@ def promptfoo() -> tuple[list[str], dict[str, str]]:
 
 def every_eval_ever() -> Path | None:
     """Return the interpreter of every_eval_ever, None without a Python of 3.12 or newer, which it needs."""
-    found = [shutil.which(f"python3.{minor}") for minor in (13, 12)]
-    python = sys.executable if sys.version_info >= (3, 12) else next((p for p in found if p), None)
+    named = [shutil.which(f"python3.{minor}") for minor in (13, 12)]
+    # A version manager's stand-in may be there for a version that isn't chosen: it has to run.
+    found = [p for p in named if p and subprocess.run([p, "-c", ""], capture_output=True).returncode == 0]
+    python = sys.executable if sys.version_info >= (3, 12) else next(iter(found), None)
     if python is None:
         return None
     return python_environment(

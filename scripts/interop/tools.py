@@ -44,7 +44,12 @@ class Setting:
         ]
 
 
-def run(arguments: list[str], env: dict[str, str] | None = None, stdin: str | None = None) -> str:
+def run(
+    arguments: list[str],
+    env: dict[str, str] | None = None,
+    stdin: str | None = None,
+    folder: Path | None = None,
+) -> str:
     """Run a command outside the checkout's packages and return what it prints.
 
     Raises:
@@ -52,7 +57,9 @@ def run(arguments: list[str], env: dict[str, str] | None = None, stdin: str | No
 
     """
     clean = {key: value for key, value in (env or os.environ).items() if key != "PYTHONPATH"}
-    done = subprocess.run(arguments, env=clean | OFFLINE, input=stdin, capture_output=True, text=True)
+    done = subprocess.run(
+        arguments, env=clean | OFFLINE, input=stdin, cwd=folder, capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(
             f"{shlex.join(arguments)[:200]}: {done.returncode}\n{(done.stdout + done.stderr)[-3000:]}"

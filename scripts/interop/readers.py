@@ -1,0 +1,50 @@
+"""A run in other tools' formats, read by the tools' own readers in their own environments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.integrations.every_eval_ever import export_records
+from harness.integrations.inspect_log import export_logs
+from harness.results import Run
+from scripts.interop import environments, tools
+
+
+def read(run: Run, scratch: Path) -> list[dict[str, Any]]:
+    """Export a run and have it read; return what each reader found, ``wrong`` empty where all is right."""
+    return [_inspect(run, scratch / "read_inspect"), *_every_eval_ever(run, scratch / "read_eee")]
+
+
+def _inspect(run: Run, folder: Path) -> dict[str, Any]:
+    export_logs(run, folder)
+    script = Path(__file__).parent / "peers" / "read_inspect.py"
+    found = json.loads(tools.run([str(environments.inspect()), str(script), str(folder)]))
+    wanted = {
+        (f"harness/{row.suite}", str(row.subject), str(row.item)): float(row.logit_diff)
+        for row in run.rows.itertuples()
+    }
+    base = str(run.manifest["config"]["model"])
+    said = {
+        (x["task"], x["model"].removeprefix(base).removeprefix("+") or "base", x["id"]): x["logit_diff"]
+        for x in found
+    }
+    wrong = sorted("/".join(key) for key in wanted.keys() | said.keys() if wanted.get(key) != said.get(key))
+    version = environments.versions()["inspect-ai"]
+    return {"reader": f"Inspect {version}: read_eval_log", "read": f"{len(said)} samples", "wrong": wrong[:5]}
+
+
+def _every_eval_ever(run: Run, folder: Path) -> list[dict[str, Any]]:
+    name = f"every_eval_ever {environments.versions()['every-eval-ever']}: validate"
+    python = environments.every_eval_ever()
+    if python is None:
+        return [{"reader": name, "read": "not run: it needs Python 3.12", "wrong": []}]
+    made = export_records(run, folder, "interop", "other")
+    files = [str(path.relative_to(folder)) for path in sorted((folder / "data").rglob("*.json*"))]
+    wrong = []
+    try:
+        tools.run([str(python), "-m", "every_eval_ever", "validate", *files], folder=folder)
+    except RuntimeError as e:
+        wrong = [str(e)]
+    return [{"reader": name, "read": f"{len(made)} records, {len(files)} files", "wrong": wrong}]
