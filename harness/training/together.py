@@ -16,10 +16,8 @@ import torch
 from harness.errors import RunError
 from harness.reference.hooks import decoder_layers
 from harness.training.data import Example, Question
-from harness.training.fit import Progress, batches_of_epoch, rate
+from harness.training.fit import LogitsOf, Progress, batches_of_epoch, rate
 from harness.training.settings import LoraSettings
-
-LogitsOf = Callable[[Sequence[Example]], torch.Tensor]
 
 
 @dataclass
