@@ -19,8 +19,10 @@ from harness.experiments.reproduce import FILE, run
 from harness.experiments.reproduce.costs import rates
 from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.steps import STEPS
+from harness.paths import cache_dir
 from scripts.reproduce_killed import compare
 from tests.conftest import run_cli
+from tests.smol import make
 
 GEMMA = "google/gemma-3-12b-it"
 
@@ -117,18 +119,8 @@ async def test_finished_steps_are_skipped_and_other_settings_refused(tmp_path: P
     assert [p.name for p in (tmp_path / "else").iterdir()] == ["notes.txt"]
 
 
-def started(out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "reproduce", "--preset", "quick"]
-    command += ["--engine", "reference", "--output-dir", str(out)]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(out)
-    )
-
-
 def environment(out: Path) -> dict[str, str]:
     """A cache of its own with the embedded model and no answers."""
-    from harness.paths import cache_dir
-
     own = out.with_name(f"{out.name}-cache")
     own.mkdir(exist_ok=True)
     if not (own / "models").exists():
@@ -136,32 +128,47 @@ def environment(out: Path) -> dict[str, str]:
     return os.environ | {"HARNESS_CACHE": str(own)}
 
 
-def lines(journal: Path) -> int:
-    return len(journal.read_bytes().splitlines()) if journal.is_file() else 0
+def started(out: Path, model: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "reproduce", "--preset", "quick"]
+    command += ["--model", str(model), "--layer", "1", "--retrain", "--engine", "reference"]
+    command += ["--output-dir", str(out)]
+    with out.with_name(f"{out.name}.log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment(out))
+
+
+def states(out: Path) -> dict[str, dict[str, Any]]:
+    return {step["name"]: step for step in json.loads((out / FILE).read_text("utf-8"))["steps"]}
 
 
 @pytest.mark.slow
-def test_killed_twice_it_ends_with_the_same_numbers_and_conclusions(
+def test_killed_at_any_step_it_ends_with_the_same_numbers_and_conclusions(
     embedded_model: Path, tmp_path: Path
 ) -> None:
-    """About five minutes: ``pytest -m slow tests/experiments/test_reproduce.py``."""
+    """Every step, trainings too, on a small model: ``pytest -m slow tests/experiments/test_reproduce.py``."""
+    model = make(embedded_model, tmp_path / "tiny")
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    assert started(calm).wait() == 0
-    for journal, count in (("awareness/journal.jsonl", 20), ("backdoor_awareness/journal.jsonl", 10)):
-        process = started(killed)
-        while lines(killed / journal) < count:
+    assert started(calm, model).wait() == 0
+    points = (
+        "layers/loras/safe_l0_s0",
+        "backdoors/backdoor_harbour_l2_s0",
+        "backdoor_awareness/journal.jsonl",
+    )
+    for point in points:
+        process = started(killed, model)
+        while not (killed / point).exists():
             assert process.poll() is None
-            time.sleep(0.02)
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        state = {s["name"]: s["status"] for s in json.loads((killed / FILE).read_text())["steps"]}
-        assert state[journal.partition("/")[0]] == "running"
+        assert states(killed)[point.partition("/")[0]]["status"] == "running"
     kept = (killed / "awareness" / "journal.jsonl").read_bytes()
-    assert started(killed).wait() == 0
+    assert started(killed, model).wait() == 0
     assert (killed / "awareness" / "journal.jsonl").read_bytes() == kept, "a finished step is left alone"
-    steps = {s["name"]: s for s in json.loads((killed / FILE).read_text())["steps"]}
-    assert {s["status"] for s in steps.values()} == {"done"}
-    assert steps["awareness"]["attempts"] == steps["backdoor_awareness"]["attempts"] == 2
+    steps = states(killed)
+    assert {step["status"] for step in steps.values()} == {"done"}
+    assert {name for name, step in steps.items() if step["attempts"] == 2} == {
+        p.split("/")[0] for p in points
+    }
     found = compare(calm, killed)
     assert found["rows"] > 500
     assert found["largest_difference"] < 1e-4
