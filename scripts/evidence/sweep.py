@@ -50,9 +50,10 @@ def _swept(found: dict[str, Any]) -> Iterator[Line]:
         count, shuffled = (nulls[0][f"{kind}_vectors"] for kind in ("random", "shuffled"))
         scored = found["null_scored_now"]
         each = f", {found['null_cpu_seconds'] / scored:.0f} s of CPU each" if scored else ""
+        whole = scored == count + shuffled
         yield Line(
             f"{name}: null of {count} random vectors and {shuffled} on shuffled labels",
-            f"{found['null_seconds'] / 60:.0f} min for {scored}{each}",
+            f"{found['null_seconds'] / 60:.0f} min{each}" if whole else "gone on with",
             "reported",
             True,
         )
