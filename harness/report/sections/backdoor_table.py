@@ -112,6 +112,6 @@ def figure(found: Groups, said: str) -> Figure:
             tooltip=["adapter:N", "seed:Q", "trained as:N", alt.Tooltip("effect:Q", format="+.1f")],
         )
     )
-    chart = alt.layer(charts.rule_at(0), dots).properties(width="container", height=56 * len(found))
+    chart = alt.layer(charts.rule_at(0), dots).properties(width="container", height=84 * len(found))
     text = f"Trigger effect of every training and of its decorrelated twin, a dot a seed. {said}"
     return Figure("backdoor_effects", "Trigger effects on test questions", text, chart)
