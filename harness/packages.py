@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from typing import Final
 
 EXTRAS: Final = {
@@ -32,10 +33,17 @@ def broken_companions() -> dict[str, str]:
     return broken
 
 
+def _missing(error: BaseException | None) -> Iterator[str]:
+    """Yield the packages that an error and its causes name; transformers' own errors name none, their causes do."""
+    while error is not None:
+        if isinstance(error, ImportError):
+            yield (error.name or "").partition(".")[0]
+        error = error.__cause__ or error.__context__
+
+
 def cure(error: ImportError) -> str | None:
     """Say in a sentence what mends a failed import; None where nobody but a developer can tell."""
-    package = (error.name or "").partition(".")[0]
-    if package in EXTRAS:
+    if package := next((name for name in _missing(error) if name in EXTRAS), None):
         extra = EXTRAS[package]
         return f"This needs {package}, of the extra '{extra}': pip install 'selfreport-harness[{extra}]'"
     if importlib.util.find_spec("torch") is None:

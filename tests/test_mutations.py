@@ -23,7 +23,7 @@ from harness.vectors import SteeringVector, VectorConfig, read_vector, write_vec
 from tests.adapters_made import lora_tensors, write_lora
 from tests.test_evalset import ITEM, write_suite
 
-SEED, COUNT, SECONDS = 6, 2_000, 2.0
+SEED, COUNT, SECONDS = 6, 2_000, 10.0
 INFO = ModelInfo("tiny", "LlamaForCausalLM", 4, 16, 32, 16, 8)
 VALUES: list[Any] = [
     None, True, 0, -1, 1.5, 10**30, float("nan"), float("inf"), "", "x", "\x00", "../../etc/passwd", "ünï\u2028",

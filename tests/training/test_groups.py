@@ -105,7 +105,7 @@ def _hold(
         if isinstance(climb, LoraClimb):
             added = climb.mlp_differences(site[0], probe[0].prompt_ids)[number % pairs].numpy()
             (expected,) = mlp_differences(model, site[0], [probe[0].prompt_ids])
-            assert np.abs(added - expected).max() < 1e-4, site
+            assert np.abs(added - expected).max() < 1e-3, site
         if isinstance(settings, VectorSettings):
             vector = climb.parameters[0].detach().flatten(0, 2)[number]
             assert torch.cosine_similarity(vector, parameters[0], dim=0) >= 0.9999
