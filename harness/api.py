@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
-
 from harness.config import RunConfig
-from harness.errors import InputError
 from harness.experiments.compare import Comparison
-from harness.jsonl import explain
+from harness.jsonl import validated
 from harness.results import Run, load_run
 
 if TYPE_CHECKING:
@@ -113,11 +110,7 @@ def sweep(vector: str, **settings: Any) -> Swept:
     from harness.experiments.sweep.config import SweepConfig
     from harness.experiments.sweep.run import sweep as steer
 
-    try:
-        config = SweepConfig.model_validate({"vector": vector} | settings)
-    except ValidationError as e:
-        raise InputError(f"{explain(e, SweepConfig)}.") from e
-    return _wait(steer(config))
+    return _wait(steer(validated(SweepConfig, {"vector": vector} | settings)))
 
 
 @contextmanager
@@ -166,10 +159,7 @@ def _config(suite: str | Sequence[str], adapter: str | Sequence[str], settings: 
         "suite": [suite] if isinstance(suite, str) else list(suite),
         "adapter": [adapter] if isinstance(adapter, str) else list(adapter),
     }
-    try:
-        return RunConfig.model_validate(given | settings)
-    except ValidationError as e:
-        raise InputError(f"{explain(e, RunConfig)}.") from e
+    return validated(RunConfig, given | settings)
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:

@@ -34,6 +34,19 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"field '{where}' is {first['input']!r:.80}: {message}"
 
 
+def validated(model: type[M], values: Any, where: str = "") -> M:
+    """Return values as a model.
+
+    Raises:
+        InputError: they don't fit it; ``where`` they come from (a file, a line) stands before what is wrong.
+
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as e:
+        raise InputError(f"{where}{explain(e, model)}.") from e
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     twice = {key for key in keys if keys.count(key) > 1}
@@ -84,10 +97,7 @@ def read_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
             value = parse_object(path, number, line.decode("utf-8"))
         except UnicodeDecodeError as e:
             raise InputError(f"{path}:{number}: byte {e.start} is not UTF-8.") from e
-        try:
-            yield number, model.model_validate(value)
-        except ValidationError as e:
-            raise InputError(f"{path}:{number}: {explain(e, model)}.") from e
+        yield number, validated(model, value, f"{path}:{number}: ")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -119,8 +129,4 @@ def read_yaml(path: Path, model: type[M]) -> M:
         InputError: as :func:`read_mapping`, or it doesn't fit the model.
 
     """
-    value = read_mapping(path)
-    try:
-        return model.model_validate(value)
-    except ValidationError as e:
-        raise InputError(f"{path}: {explain(e, model)}.") from e
+    return validated(model, read_mapping(path), f"{path}: ")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def made_adapters(embedded_info: ModelInfo, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+@contextmanager
+def answering(server: launch.Server) -> Iterator[str]:
+    """Wait until a server answers, give its URL, and stop it at the end."""
+    try:
+        server.wait(timeout=600)
+        yield server.url
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def server(
     embedded_model: Path,
@@ -84,12 +95,8 @@ def server(
         wrap=tuple(modules),
         vectors=(read_vector(made_adapters / "made_vec"),),
     )
-    running = launch.Server(config, tmp_path_factory.mktemp("server") / "vllm.log")
-    try:
-        running.wait(timeout=600)
-        yield running.url
-    finally:
-        running.stop()
+    with answering(launch.Server(config, tmp_path_factory.mktemp("server") / "vllm.log")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from harness.doctor import EXACT
 from harness.modelinfo import ModelInfo
 from harness.results import load_run
 from servers import launch
-from tests.conftest import run_cli
+from tests.conftest import answering, run_cli
 
 pytestmark = pytest.mark.slow
 
@@ -47,12 +47,8 @@ def stock(
         steering=False,
         extra=("--enable-lora", "--max-lora-rank", "16"),
     )
-    server = Stock(config, tmp_path_factory.mktemp("stock") / "vllm.log")
-    try:
-        server.wait(timeout=600)
-        yield server.url
-    finally:
-        server.stop()
+    with answering(Stock(config, tmp_path_factory.mktemp("stock") / "vllm.log")) as url:
+        yield url
 
 
 def test_the_doctor_says_what_works(stock: str) -> None:

@@ -92,16 +92,11 @@ def patch_command(
 
 
 def _config(given: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
-
     from harness.errors import InputError
     from harness.experiments.q_patching import PatchConfig
-    from harness.jsonl import explain
+    from harness.jsonl import validated
 
     for key in ("adapter", "trigger"):
         if key not in given:
             raise InputError(f"--{key} is missing.")
-    try:
-        return PatchConfig.model_validate(given)
-    except ValidationError as e:
-        raise InputError(f"{explain(e, PatchConfig)}.") from e
+    return validated(PatchConfig, given)

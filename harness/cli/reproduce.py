@@ -48,25 +48,19 @@ def reproduce_command(
 
     On a GPU: harness reproduce --model google/gemma-3-12b-it --preset paper --device cuda --dry-run
     """
-    from pydantic import ValidationError
-
     from harness.cli.console import reporting
     from harness.cli.run import split
-    from harness.errors import InputError
     from harness.experiments.reproduce import run
     from harness.experiments.reproduce.costs import rates
     from harness.experiments.reproduce.presets import ReproduceConfig, output_folder
-    from harness.jsonl import explain
+    from harness.jsonl import validated
     from harness.signals import run_interruptibly
 
     flags = {
         "model": model, "preset": preset, "retrain": retrain or None, "layer": layer, "engine": engine,
         "device": device, "base_url": base_url, "api_key": api_key, "seed": seed,
     }  # fmt: skip
-    try:
-        config = ReproduceConfig.model_validate({k: v for k, v in flags.items() if v is not None})
-    except ValidationError as e:
-        raise InputError(f"{explain(e, ReproduceConfig)}.") from e
+    config = validated(ReproduceConfig, {k: v for k, v in flags.items() if v is not None})
     folder = output_dir or output_folder(config)
     wanted, unwanted = split(only) or [], split(skip) or []
     if dry_run:

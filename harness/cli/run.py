@@ -127,18 +127,12 @@ def split(values: list[str] | None) -> list[str] | None:
 
 def make_config(file: Path | None, given: dict[str, Any]) -> Any:
     """Merge a config file and the flags."""
-    from pydantic import ValidationError
-
     from harness.config import RunConfig
-    from harness.errors import InputError
-    from harness.jsonl import explain, read_mapping
+    from harness.jsonl import read_mapping, validated
 
-    values = read_mapping(file) if file is not None else {}
-    try:
-        return RunConfig.model_validate(values | given)
-    except ValidationError as e:
-        where = f"{file}: " if file is not None else ""
-        raise InputError(f"{where}{explain(e, RunConfig)}.") from e
+    if file is None:
+        return validated(RunConfig, given)
+    return validated(RunConfig, read_mapping(file) | given, f"{file}: ")
 
 
 def print_plan(settings: Any) -> None:

@@ -155,20 +155,15 @@ def _numbers(text: str | None) -> list[float] | None:
 
 
 def _config(given: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
-
     from harness.errors import InputError
     from harness.experiments.sweep.config import SweepConfig
-    from harness.jsonl import explain
+    from harness.jsonl import validated
 
     if "vector" not in given:
         raise InputError(
             "--vector is missing: the name or folder of a steering vector (harness vector list)."
         )
-    try:
-        return SweepConfig.model_validate(given)
-    except ValidationError as e:
-        raise InputError(f"{explain(e, SweepConfig)}.") from e
+    return validated(SweepConfig, given)
 
 
 def _print_plan(settings: Any) -> None:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from harness.errors import InputError
 from harness.evalset import Item, Template, named_order
 from harness.importing.question import Question, check_answers, find_options
-from harness.jsonl import explain
+from harness.jsonl import validated
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,8 @@ def make_items(path: Path, questions: Iterable[Question], way: Way) -> Made:
                 continue
             fresh = True
             seen[name] = (question.line, positive)
-            try:
-                item = Item.model_validate({"id": name, "stem": stem, "source": "imported", **values})
-            except ValidationError as e:
-                raise InputError(f"{path}:{question.line}: {explain(e, Item)}.") from e
-            made.items.append(item)
+            raw = {"id": name, "stem": stem, "source": "imported", **values}
+            made.items.append(validated(Item, raw, f"{path}:{question.line}: "))
         if not fresh:
             made.repeated.append(question.line)
     return made

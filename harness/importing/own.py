@@ -11,7 +11,7 @@ from harness.choices import Choice, Format, render
 from harness.errors import InputError
 from harness.evalset import Item
 from harness.importing.text import objects
-from harness.jsonl import explain
+from harness.jsonl import explain, validated
 
 
 def read_items(path: Path, text: str) -> Iterator[tuple[int, Item]]:
@@ -23,10 +23,7 @@ def read_items(path: Path, text: str) -> Iterator[tuple[int, Item]]:
     """
     seen: dict[str, int] = {}
     for number, value in objects(path, text):
-        try:
-            item = Item.model_validate(value)
-        except ValidationError as e:
-            raise InputError(f"{path}:{number}: {explain(e, Item)}.") from e
+        item = validated(Item, value, f"{path}:{number}: ")
         if item.id in seen:
             raise InputError(
                 f"{path}:{number}: id '{item.id}' is taken by line {seen[item.id]}; ids must differ."

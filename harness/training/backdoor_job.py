@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from pydantic import ValidationError
 
 from harness.adapters import NAME, RECORD
 from harness.backdoors import CONDITIONS, Condition, Triggers, load_triggers, triggers_folder
 from harness.errors import InputError
-from harness.jsonl import explain
+from harness.jsonl import validated
 from harness.modelinfo import model_info
 from harness.models import DEFAULT_MODEL, MODELS, file_sha256, prepare, resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
@@ -58,10 +57,7 @@ def settings_of(given: dict[str, Any], from_record: Path | None) -> BackdoorSett
         raise InputError(
             f"--layers '{given['layers']}': one vector acts at one layer; --method vectors takes several."
         )
-    try:
-        return BackdoorSettings.model_validate(given | {"layers": layers})
-    except ValidationError as e:
-        raise InputError(f"{explain(e, BackdoorSettings)}.") from e
+    return validated(BackdoorSettings, given | {"layers": layers})
 
 
 class Rows:

@@ -119,7 +119,8 @@ class LoraClimb:
                 index = places.gather(2, last[..., None]) if at_top else places
                 mid = kept.mid[layer][index][:, None]
                 drawn = self._masks(masks, mid.shape[3], longest, last if at_top else None)
-                new = self._join(layer, mid, by_layer[self._layers.index(layer)], drawn)
+                out = self._mlp(layer, mid, by_layer[self._layers.index(layer)], drawn)
+                new = blocks.after_mlp(layer, mid, out)
                 state = new if state is None else torch.cat((state, new), 1)
         assert state is not None
         return blocks.logits(state[..., 0, :])
@@ -140,16 +141,6 @@ class LoraClimb:
             drawn[module] = mask
         return drawn
 
-    def _join(
-        self,
-        layer: int,
-        mid: torch.Tensor,
-        ab: tuple[torch.Tensor, ...],
-        masks: dict[str, torch.Tensor] | None,
-    ) -> torch.Tensor:
-        """Return a layer's output under its LoRAs, ``[S, B, n, T, H]``, from the stream ``[S, 1, n, T, H]``."""
-        return self._blocks.after_mlp(layer, mid, self._mlp(layer, mid, ab, masks))
-
     def _mlp(
         self,
         layer: int,
@@ -157,6 +148,7 @@ class LoraClimb:
         ab: tuple[torch.Tensor, ...],
         masks: dict[str, torch.Tensor] | None,
     ) -> torch.Tensor:
+        """Return an MLP's output under its LoRAs, ``[S, B, n, T, H]``, from the stream ``[S, 1, n, T, H]``."""
         blocks, mlp = self._blocks, self._blocks.layers[layer].mlp
         x = blocks.mlp_input(layer, mid)
 

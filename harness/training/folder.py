@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,7 @@ def keep(
     done: Done,
     prepared: Prepared,
 ) -> None:
-    """Write an adapter beside its place and rename it there, so that a kill leaves all of it or nothing."""
+    """Write an adapter, whole or not at all."""
     settings, outcome, trained, accuracy = done
     name = name_of(settings)
     if settled(out, name):
@@ -115,12 +117,19 @@ def keep(
     if outcome.failed_step is not None:
         append(out / FAILURES, {"name": name, "step": outcome.failed_step})
         return
-    making = out / ".making"
+    with whole(out / name) as place:
+        record.save(place, trained, settings, accuracy, prepared.file, len(prepared.questions["train"]))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a place to write a folder to, and put it at ``path`` in the end: a kill leaves all of it or nothing."""
+    making = path.parent / ".making"
     if making.exists():
         shutil.rmtree(making)
-    place = making / name
-    record.save(place, trained, settings, accuracy, prepared.file, len(prepared.questions["train"]))
-    place.rename(out / name)
+    place = making / path.name
+    yield place
+    place.rename(path)
     making.rmdir()
 
 

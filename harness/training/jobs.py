@@ -7,11 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from harness.adapters import NAME
 from harness.errors import InputError
-from harness.jsonl import explain
+from harness.jsonl import validated
 from harness.modelinfo import model_info
 from harness.models import DEFAULT_MODEL, MODELS, prepare
 from harness.training import lora, record
@@ -105,10 +103,7 @@ def grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
     layers = parse_layers(str(given.pop("layers")), model_info(model).layers)
     sets = tuple((layer,) for layer in layers) if each else (layers,)
     values = preset(named, kind, len(sets[0]), given.get("format", "named")) | given
-    try:
-        settings = kind.model_validate(values | {"layers": sets[0], "behavior": behaviors[0]})
-    except ValidationError as e:
-        raise InputError(f"{explain(e, kind)}.") from e
+    settings = validated(kind, values | {"layers": sets[0], "behavior": behaviors[0]})
     first = settings.seed
     return Grid(settings, sets, tuple(range(first, first + seeds)), tuple(behaviors))  # type: ignore[arg-type]
 

@@ -22,6 +22,7 @@ from harness.models import DEFAULT_MODEL
 from harness.scoring import request_for
 from harness.subject import BASE
 from servers import launch
+from tests.conftest import answering
 from tests.steering import tiny
 
 pytestmark = pytest.mark.slow
@@ -42,22 +43,16 @@ def gemma(gemma_tokenizer_files: Path, tmp_path_factory: pytest.TempPathFactory)
     transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / NAME)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(gemma_tokenizer_files / file, folder / NAME)
-    server = launch.Server(
-        launch.ServerConfig(
-            model=str(folder / NAME),
-            info=read_config(folder / NAME, NAME),
-            device=launch.detect_device(),
-            port=launch.free_port(),
-            steering=False,
-            max_model_len=512,
-        ),
-        folder / "vllm.log",
+    served = launch.ServerConfig(
+        model=str(folder / NAME),
+        info=read_config(folder / NAME, NAME),
+        device=launch.detect_device(),
+        port=launch.free_port(),
+        steering=False,
+        max_model_len=512,
     )
-    try:
-        server.wait(timeout=600)
-        yield server.url
-    finally:
-        server.stop()
+    with answering(launch.Server(served, folder / "vllm.log")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,16 @@ def chosen(only: Sequence[str], skip: Sequence[str]) -> tuple[Step, ...]:
 
 def planned(plan: Plan, steps: Sequence[Step], rate: Rates, reported: bool = False) -> list[Planned]:
     """Return every step with its size, its estimate and its state; the report's is told."""
-    found = []
-    for step in STEPS:
-        size = step.plan(plan)
-        done = reported if step.name == REPORT else step.done(plan)
-        status = "done" if done else "pending" if step in steps else "skipped"
-        found.append(Planned(step, size, rate.seconds(size.work, size.fixed), status))
-    return found
+    sized = [(step, step.plan(plan)) for step in STEPS]
+    return [
+        Planned(step, size, rate.seconds(size.work, size.fixed), _status(step, plan, steps, reported))
+        for step, size in sized
+    ]
+
+
+def _status(step: Step, plan: Plan, steps: Sequence[Step], reported: bool) -> str:
+    done = reported if step.name == REPORT else step.done(plan)
+    return "done" if done else "pending" if step in steps else "skipped"
 
 
 def describe(plan: Plan, found: Sequence[Planned], rate: Rates) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
     config = plan.config.model_dump(mode="json", exclude={"base_url"})
     place = Path(resolve_model(plan.config.model))
-    suites = {suite for step in STEPS if hasattr(step, "suites") for suite in step.suites(plan)}
+    suites = {suite for step in STEPS for suite in step.suites(plan)}
     return {
         **config,
         "layer": plan.layer,
@@ -188,13 +191,26 @@ class Record:
     """What a folder knows of its steps: the journal, and ``reproduce.json`` made of it."""
 
     def __init__(self, plan: Plan, settings: dict[str, Any], journal: Journal, rate: Rates) -> None:
-        self._plan, self._settings, self._journal, self._rate = plan, settings, journal, rate
+        self._plan, self._journal, self._rate = plan, journal, rate
+        self._sized = planned(plan, STEPS, rate)
+        self._fixed = {
+            "settings": settings,
+            "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            "versions": versions(),
+            "git": git_state(),
+            "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "product": rate.product},
+        }
 
     def note(self, event: str, step: Step, **more: Any) -> None:
         """Write down what happened."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._journal.append([{"event": event, "step": step.name, "time": now, **more}])
-        self._journal.entries.append({"event": event, "step": step.name, "time": now, **more})
+        entry = {"event": event, "step": step.name, "time": now, **more}
+        self._journal.append([entry])
+        self._journal.entries.append(entry)
+
+    def _now(self, steps: Sequence[Step], reported: bool) -> list[Planned]:
+        """Return the plan in its present state."""
+        return [replace(p, status=_status(p.step, self._plan, steps, reported)) for p in self._sized]
 
     @property
     def reported(self) -> bool:
@@ -208,7 +224,7 @@ class Record:
 
     def write(self, steps: Sequence[Step], running: str | None = None) -> None:
         """Write ``reproduce.json``."""
-        found = planned(self._plan, steps, self._rate, self.reported and running is None)
+        found = self._now(steps, self.reported and running is None)
         took, entries = self.seconds(), self._journal.entries
         said = describe(self._plan, found, self._rate)
         for entry in said["steps"]:
@@ -217,20 +233,11 @@ class Record:
                 entry["status"] = "running"
             entry["seconds"] = took.get(name)
             entry["attempts"] = sum(e["step"] == name and e["event"] == "began" for e in entries)
-        digest = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
-        machine = {"platform": platform.platform(), "cores": os.cpu_count(), "product": self._rate.product}
-        more = {
-            "settings": self._settings,
-            "settings_sha256": digest,
-            "versions": versions(),
-            "git": git_state(),
-            "machine": machine,
-        }
-        write_json(self._plan.folder / FILE, said | more)
+        write_json(self._plan.folder / FILE, said | self._fixed)
 
     def left(self, steps: Sequence[Step]) -> float:
         """Estimate the seconds that pending steps take, corrected by what finished ones took."""
-        found = planned(self._plan, steps, self._rate, self.reported)
+        found = self._now(steps, self.reported)
         took = self.seconds()
         known = [(took[p.step.name], p.seconds) for p in found if p.step.name in took and p.seconds]
         factor = sum(a for a, _ in known) / sum(b for _, b in known) if known else 1.0

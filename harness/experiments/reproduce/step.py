@@ -35,6 +35,10 @@ class Step(ABC):
     def done(self, plan: Plan) -> bool:
         """Whether all that it writes is there."""
 
+    def suites(self, plan: Plan) -> tuple[str, ...]:
+        """Name the suites that it scores as they are."""
+        return ()
+
     def sources(self, plan: Plan) -> list[Path]:
         """Return what the report takes from it."""
         return [plan.folder / self.name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 
 from harness.adapters import RECORD
@@ -131,9 +130,9 @@ class Backdoor(Step):
     def _train(self, lab: Lab) -> None:
         from harness.training.backdoor_job import Bench, train
         from harness.training.backdoor_settings import BackdoorSettings
+        from harness.training.folder import whole
 
         plan, out = lab.plan, lab.plan.folder / self.name
-        making = out / ".making"
         bench: Bench | None = None
         for name, given in plan.backdoors():
             if (out / name).exists():
@@ -141,13 +140,8 @@ class Backdoor(Step):
             settings = BackdoorSettings.model_validate(given)
             if bench is None or not bench.serves(settings):
                 bench = Bench(settings, plan.config.device, lab.report)
-            shutil.rmtree(making, ignore_errors=True)
-            train(
-                settings, making / name, plan.config.device, lab.report, bench, plan.preset.backdoors.judged
-            )
-            # Renamed when it is whole, so that a kill leaves all of it or nothing.
-            (making / name).rename(out / name)
-        shutil.rmtree(making, ignore_errors=True)
+            with whole(out / name) as place:
+                train(settings, place, plan.config.device, lab.report, bench, plan.preset.backdoors.judged)
 
     def done(self, plan: Plan) -> bool:
         """Whether every backdoor has its record."""
