@@ -55,6 +55,24 @@ def second(until: float) -> None:
     servers.stop(["plain", "plugin", "eager"])
 
 
+def contender(until: float) -> None:
+    """Measure hooks without compilation and the plugin beside a plain server, and leave the servers running.
+
+    For a machine with too little time for ``first`` and ``second``: nothing is held against the reference.
+    """
+    from benchmarks.gpu_steering import prepare, profiles, servers, speed
+
+    if not CHECKPOINT_DONE.exists():
+        prepare.checkpoint()
+    kinds = ["plain", "plugin", "eager"]
+    servers.start(kinds)
+    servers.wait(kinds, 400)
+    _or_say(lambda: profiles.profile(["plain", "plugin"]))
+    speed.speed(["eager"], until)
+    speed.speed(["plugin"], until)
+    servers.keep_logs(kinds)
+
+
 def _background(command: str) -> subprocess.Popen[bytes]:
     with (WORK / f"{command}.log").open("w") as log:
         argv = [sys.executable, "-m", "benchmarks.gpu_steering", command]
@@ -76,7 +94,7 @@ def _or_say(step: Callable[[], object]) -> None:
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_steering")
-    commands = ["first", "second", "prepare", "stale", "report"]
+    commands = ["first", "second", "contender", "prepare", "stale", "report"]
     parser.add_argument("command", choices=commands)
     parser.add_argument(
         "results", nargs="*", type=Path, help="report: results.json of the GPU host's commands"
@@ -89,6 +107,8 @@ def main() -> None:
         first(until)
     elif args.command == "second":
         second(until)
+    elif args.command == "contender":
+        contender(until)
     elif args.command == "prepare":
         from benchmarks.gpu_steering.prepare import prepare
 

@@ -44,6 +44,8 @@ def merged(paths: list[Path]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in paths:
         for key, value in json.loads(path.read_text("utf-8")).items():
+            if key.startswith("sweep_"):
+                continue  # gpu_sweep's, measured on the same servers
             if key == "speed":
                 for kind, settings in value.items():
                     mine = found.setdefault(key, {}).setdefault(kind, {})

@@ -97,7 +97,7 @@ def wait(kinds: list[str], seconds: float) -> None:
     while missing:
         time.sleep(0.5)
         for kind in list(missing):
-            if _healthy(kind):
+            if healthy(kind):
                 missing.remove(kind)
                 _note_start(kind)
             elif not _alive(kind) or time.time() > until:
@@ -143,7 +143,8 @@ def _note_start(kind: str) -> None:
         record("capability", {kind: answer.json()})
 
 
-def _healthy(kind: str) -> bool:
+def healthy(kind: str) -> bool:
+    """Whether a server answers."""
     try:
         return httpx.get(f"http://127.0.0.1:{PORTS[kind]}/health", timeout=2).status_code == 200
     except httpx.HTTPError:

@@ -24,11 +24,11 @@ def first(part: float, until: float) -> None:
 
 
 def second(part: float, until: float) -> None:
-    """Start both servers, measure over HTTP, stop them."""
+    """Start both servers unless gpu_steering left them running, measure over HTTP, stop them."""
     from benchmarks.gpu_steering import servers
     from benchmarks.gpu_sweep import over_http
 
-    servers.start(SERVERS)
+    servers.start([kind for kind in SERVERS if not servers.healthy(kind)])
     try:
         servers.wait(SERVERS, 400)
         over_http.measure(part, until)

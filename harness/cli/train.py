@@ -36,6 +36,10 @@ Fall = Annotated[str | None, typer.Option("--decay", help="Of the rate: cosine, 
 Norm = Annotated[float | None, typer.Option(help="Where gradients are clipped.")]
 Questions = Annotated[int | None, typer.Option(min=1, help="Train on so many questions, not on all.")]
 Data = Annotated[str | None, typer.Option(help="File of choice questions; default: the shipped ones.")]
+ShuffledLabels = Annotated[
+    int | None,
+    typer.Option(help="A control: exchange half the training questions' answers, drawn by this seed."),
+]
 Dtype = Annotated[str | None, typer.Option(help="Of the frozen model: float32 (default) or bfloat16.")]
 FromRecord = Annotated[
     Path | None, typer.Option(help="Repeat a training record's settings; other flags are then refused.")
@@ -92,6 +96,7 @@ def lora_command(
     max_grad_norm: Norm = None,
     questions: Questions = None,
     data: Data = None,
+    shuffled_labels: ShuffledLabels = None,
     dtype: Dtype = None,
     from_record: FromRecord = None,
     candidate_log: CandidateLog = None,
@@ -144,6 +149,7 @@ def vector_command(
     max_grad_norm: Norm = None,
     questions: Questions = None,
     data: Data = None,
+    shuffled_labels: ShuffledLabels = None,
     dtype: Dtype = None,
     from_record: FromRecord = None,
     candidate_log: CandidateLog = None,

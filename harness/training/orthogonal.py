@@ -36,6 +36,8 @@ def basis(vectors: Sequence[SteeringVector], hidden_size: int) -> torch.Tensor:
                 f"--orthogonal-to '{vector.name}': has {vector.values.size} elements; the model has a hidden size of "
                 f"{hidden_size}."
             )
+    if not vectors:
+        return torch.zeros(0, hidden_size)
     stacked = np.stack([v.values.astype(np.float64) / v.norm for v in vectors])
     _, sizes, rows = np.linalg.svd(stacked, full_matrices=False)
     kept = rows[sizes > 1e-6]
@@ -44,14 +46,23 @@ def basis(vectors: Sequence[SteeringVector], hidden_size: int) -> torch.Tensor:
     return torch.tensor(kept, dtype=torch.float32)
 
 
-def train_orthogonal(
+def fit_orthogonal(
     base: Any,
+    passes: LastToken,
     questions: list[Question],
     settings: VectorSettings,
     to: Sequence[SteeringVector],
     progress: Progress,
 ) -> TrainedVector:
-    """Train one vector from zero whose part along ``to`` is taken out in every pass; the base stays steered by it.
+    """Train one vector from zero whose part along ``to`` is taken out in every pass; the base is not steered after.
+
+    Args:
+        base: the frozen model.
+        passes: its layers from the vector's on, for prompts that were prepared.
+        questions: what is trained on.
+        settings: the vector's place and how it is trained.
+        to: any number of vectors, none too.
+        progress: told of each step.
 
     Raises:
         InputError: as :func:`basis`.
@@ -61,8 +72,6 @@ def train_orthogonal(
     hidden = base.config.get_text_config().hidden_size
     rows = basis(to, hidden).to(base.device)
     free = torch.zeros(hidden, device=base.device, requires_grad=True)
-    passes = LastToken(base, settings.layer)
-    passes.prepare(example for question in questions for example in question.orders)
 
     def projected() -> torch.Tensor:
         return free - rows.T @ (rows @ free)
@@ -78,5 +87,19 @@ def train_orthogonal(
     trained = TrainedVector(model=base, logits_of=partial(last_logits, base), vector=free)
     fit(trained, [free], logits, questions, settings, progress)
     trained.vector = projected().detach()
+    return trained
+
+
+def train_orthogonal(
+    base: Any,
+    questions: list[Question],
+    settings: VectorSettings,
+    to: Sequence[SteeringVector],
+    progress: Progress,
+) -> TrainedVector:
+    """Train as :func:`fit_orthogonal` does, from a model alone, which stays steered by the vector."""
+    passes = LastToken(base, settings.layer)
+    passes.prepare(example for question in questions for example in question.orders)
+    trained = fit_orthogonal(base, passes, questions, settings, to, progress)
     attach(base, trained.vector, settings.layer, settings.hook_point)
     return trained

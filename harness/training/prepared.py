@@ -11,6 +11,7 @@ from harness.models import resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training.data import Question, load_questions, questions_file, splits_of
 from harness.training.kept import count
+from harness.training.labels import shuffled
 from harness.training.plan import Data
 from harness.training.settings import TrainingSettings
 
@@ -45,6 +46,8 @@ def prepare_data(settings: TrainingSettings) -> Prepared:
         if settings.questions > len(found):
             raise InputError(f"--questions {settings.questions}: {file} has {len(found)} training questions.")
         questions["train"] = random.Random(_DRAW).sample(found, settings.questions)
+    if settings.shuffled_labels is not None:
+        questions["train"] = shuffled(questions["train"], settings.shuffled_labels)
     prompts = [e.prompt_ids for found in questions.values() for q in found for e in q.orders]
     trained = len(questions["train"]) * (2 if settings.orders == "both" else 1)
     evaluated = 2 * sum(len(found) for split, found in questions.items() if split != "train")

@@ -38,6 +38,8 @@ class TrainingSettings(BaseModel):
     """How many of the training questions are used, drawn once for all seeds; None for all."""
     data: str | None = None
     """A file of choice questions; None for the shipped ones."""
+    shuffled_labels: int | None = None
+    """A control: a seed by which half the training questions' answers are exchanged; None leaves them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen model; what is trained is float32 in any case."""
     orders: Literal["alternate", "both"] = "alternate"
