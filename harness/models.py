@@ -44,6 +44,8 @@ class EmbeddedModel:
     hidden_size: int
 
 
+RECORD = "prepared.json"
+"""The file that says of a folder what it was made from."""
 DEFAULT_MODEL = "smollm2-135m-instruct"
 MODELS = {
     DEFAULT_MODEL: EmbeddedModel(
@@ -66,7 +68,7 @@ def model_folder(name: str) -> Path:
 
 def is_prepared(name: str) -> bool:
     """Whether the finished folder is in the cache."""
-    return (model_folder(name) / "prepared.json").is_file()
+    return (model_folder(name) / RECORD).is_file()
 
 
 def resolve_model(model: str) -> str:
@@ -117,7 +119,7 @@ def prepare(name: str = DEFAULT_MODEL, report: Report = lambda _: None) -> Path:
                 "tensors_sha256": spec.tensors_sha256,
                 "file_sha256": {p.name: file_sha256(p) for p in sorted(made.iterdir())},
             }
-            (made / "prepared.json").write_text(json.dumps(record, indent=2) + "\n")
+            (made / RECORD).write_text(json.dumps(record, indent=2) + "\n")
             if folder.exists():
                 shutil.rmtree(folder)
             made.rename(folder)
@@ -127,7 +129,7 @@ def prepare(name: str = DEFAULT_MODEL, report: Report = lambda _: None) -> Path:
 def verify(name: str = DEFAULT_MODEL) -> list[str]:
     """Return what is wrong with a prepared model's files; an empty list when all hashes hold."""
     folder = model_folder(name)
-    record = json.loads((folder / "prepared.json").read_text())
+    record = json.loads((folder / RECORD).read_text())
     wrong = []
     for file, digest in record["file_sha256"].items():
         if not (folder / file).is_file():

@@ -15,6 +15,8 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.evalset import Item
+from harness.models import RECORD
+from harness.tokenizer import FileTokenizer
 
 DIGITS = tuple("0123456789")
 
@@ -120,6 +122,8 @@ def load_tokenizer(model: str) -> Any:
 
     """
     try:
+        if (Path(model) / RECORD).is_file():
+            return FileTokenizer(model)  # An embedded model's folder, which is of our own making.
         if (Path(model) / "tokenizer.json").is_file():
             # The file as it is, and three seconds less: AutoTokenizer imports torch where it is installed.
             from transformers import PreTrainedTokenizerFast

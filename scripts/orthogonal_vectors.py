@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,9 @@ class Bench:
             for handle in handles:
                 handle.remove()
 
-    def directions(self, settings: VectorSettings, count: int) -> list[dict[str, Any]]:
+    def directions(self, settings: VectorSettings, count: int) -> Iterator[dict[str, Any]]:
         """Train vectors, each orthogonal to all before; judge them, and random ones as long as the first."""
         before: list[SteeringVector] = []
-        lines = []
         for k in range(count):
             begun = time.monotonic()
             trained = fit_orthogonal(
@@ -71,21 +71,21 @@ class Bench:
             values = trained.vector.float().cpu().numpy()
             place = VectorConfig(settings.model, settings.layer, settings.hook_point)
             before.append(SteeringVector(f"{settings.behavior}_{k}", place, values))
-            lines.append(self._line(settings, k, trained.vector) | {"final_loss": trained.epoch_losses[-1]})
-            shown = lines[-1]["accuracy"]["test"]["choice_accuracy"]
+            line = self._line(settings, k, trained.vector) | {"final_loss": trained.epoch_losses[-1]}
+            shown = line["accuracy"]["test"]["choice_accuracy"]
             print(
                 f"{settings.behavior} {k}: right on {shown:.1%} of test questions, "
                 f"{time.monotonic() - begun:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
+            yield line
         rng = np.random.default_rng(0)
         for _ in range(RANDOM):
             drawn = rng.standard_normal(before[0].values.size)
             drawn *= before[0].norm / np.linalg.norm(drawn)
             values = torch.tensor(drawn, dtype=torch.float32, device=self.base.device)
-            lines.append(self._line(settings, None, values))
-        return lines
+            yield self._line(settings, None, values)
 
     def _line(self, settings: VectorSettings, k: int | None, values: torch.Tensor) -> dict[str, Any]:
         accuracy = self.judge(settings, values)
@@ -167,16 +167,17 @@ def main(arguments: list[str]) -> None:
         common = {"layers": (options.layer,), "model": options.model, "questions": options.questions}
         settings = [VectorSettings.model_validate({"behavior": b, **common}) for b in BEHAVIORS]
         bench = Bench(settings[0], options.device)
-        vectors = [line for each in settings for line in bench.directions(each, options.count)]
-        write_json(
-            kept,
-            {
-                "schema_version": 1,
-                "layer": options.layer,
-                "settings": settings[0].model_dump(mode="json", exclude={"behavior"}),
-                "vectors": vectors,
-            },
-        )
+        vectors: list[dict[str, Any]] = []
+        found = {
+            "schema_version": 1,
+            "layer": options.layer,
+            "settings": settings[0].model_dump(mode="json", exclude={"behavior"}),
+            "vectors": vectors,
+        }
+        for each in settings:
+            for line in bench.directions(each, options.count):
+                vectors.append(line)
+                write_json(kept, found)
     (options.out / "orthogonal.md").write_text(report(json.loads(kept.read_text("utf-8"))), "utf-8")
 
 

@@ -188,7 +188,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         )
     for part in ("passage", "answers"):
         one = list(dict.fromkeys(x["cause"] for x in lines if x[part]["mean_cosine"] >= ONE))
-        rows += ["", f"Cosine of {ONE} or more in a training, {part}: {', '.join(one) or 'no setting'}."]
+        rows += ["", f"Cosine of {ONE} or more in a training, {part}: {'; '.join(one) or 'no setting'}."]
     rows.append("")
     return "\n".join(rows)
 

@@ -55,6 +55,7 @@ def test_the_second_vector_is_orthogonal_to_the_first_and_works_too(tmp_path: Pa
 
 def test_a_basis_of_vectors_that_repeat_and_of_ones_that_do_not_fit() -> None:
     one, two = tiny.vector("one", 1), tiny.vector("two", 2)
+    assert basis([], tiny.HIDDEN).shape == (0, tiny.HIDDEN)
     rows = basis([one, two, one], tiny.HIDDEN)
     assert rows.shape == (2, tiny.HIDDEN)
     assert torch.allclose(rows @ rows.T, torch.eye(2), atol=1e-6)

@@ -118,7 +118,7 @@ class LoraClimb:
             if layer in self._layers:
                 index = places.gather(2, last[..., None]) if at_top else places
                 mid = kept.mid[layer][index][:, None]
-                drawn = self._masks(masks, mid.shape[3], longest, last if at_top else None)
+                drawn = self._masks(masks, longest, last if at_top else None)
                 out = self._mlp(layer, mid, by_layer[self._layers.index(layer)], drawn)
                 new = blocks.after_mlp(layer, mid, out)
                 state = new if state is None else torch.cat((state, new), 1)
@@ -126,7 +126,7 @@ class LoraClimb:
         return blocks.logits(state[..., 0, :])
 
     def _masks(
-        self, masks: Masks | None, tokens: int, longest: int, last: torch.Tensor | None
+        self, masks: Masks | None, longest: int, last: torch.Tensor | None
     ) -> dict[str, torch.Tensor] | None:
         if masks is None:
             return None

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scripts.evidence.adapters import adapters
@@ -23,13 +24,14 @@ from scripts.evidence.packaging import packaging
 from scripts.evidence.report import report
 from scripts.evidence.reproduce import reproduce
 from scripts.evidence.statistics import statistics
+from scripts.evidence.steering import steering
 from scripts.evidence.sweep import sweep
 from scripts.evidence.training import training
 from scripts.evidence.vector_story import vector_story
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    main_job, fresh_clone, adapters, chaos, gpu_steering, statistics, vector_story, report, sweep, training, reproduce,
-    packaging, interop,
+    main_job, fresh_clone, adapters, chaos, gpu_steering, steering, statistics, vector_story, report, sweep, training,
+    reproduce, packaging, interop,
 )  # fmt: skip
 
 
@@ -48,7 +50,8 @@ def main(wanted: list[str]) -> int:
         for line in part() if not wanted or part.__name__ in wanted else ():
             lines.append(line)
             verdict = "PASS" if line.ok else "FAIL"
-            table.add_row(line.claim, line.figure, line.bound, f"GPU {verdict}" if line.gpu else verdict)
+            shown = (escape(text) for text in (line.claim, line.figure, line.bound))
+            table.add_row(*shown, f"GPU {verdict}" if line.gpu else verdict)
     console.print(table)
     failed = sum(not line.ok for line in lines)
     console.print(

@@ -44,6 +44,7 @@ class StepWriter:
         self._buffers = buffers
         self._runs_of = runs_of
         self._steady: _Steady | None = None
+        self._failed = False
 
     def forget(self) -> None:
         """Work the next step out anew: a request came or went, and ids may be used again."""
@@ -61,9 +62,21 @@ class StepWriter:
             tokens: of the step, padding included.
 
         Raises:
-            RuntimeError: a request needs what isn't there; the step must not run.
+            RuntimeError: a request needs what isn't there, or an earlier step failed, which may have left the
+                buffers half written; the step must not run.
 
         """
+        if self._failed:
+            raise RuntimeError("steering: an earlier step failed; this worker can't steer any more.")
+        try:
+            self._write(ids, starts, computed, tokens)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _write(
+        self, ids: Sequence[str], starts: NDArray[np.integer], computed: NDArray[np.integer], tokens: int
+    ) -> None:
         count = len(ids)
         steady = self._steady
         if steady is not None and int(starts[count]) == count and ids == steady.ids:

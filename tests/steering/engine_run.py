@@ -194,11 +194,38 @@ def main() -> None:
         found["preemptions"] = preemptions(engine)
     elif "sharing" in what:
         found |= sharing(engine)
+    elif "failing" in what:
+        found |= failing(engine)
     else:
         found |= exactness(engine)
         for seed in range(2):
             found[f"mixed {seed}"] = engine.check(mixed(engine, 48, seed, LENGTHS))
     print("FOUND " + json.dumps(found), flush=True)
+
+
+def failing(engine: Engine) -> dict[str, float]:
+    """Let one step fail to bring a vector to the device: how many of the requests were answered then and after."""
+    from servers.steering.buffers import SteeringBuffers
+
+    requests = mixed(engine, 8, 0, LENGTHS)
+    found = {"before": engine.check(requests)}
+    write_rows, failed = SteeringBuffers._write_rows, [0]
+
+    def once(self: SteeringBuffers, new_rows: Any) -> None:
+        if new_rows and not failed[0]:
+            failed[0] = 1
+            raise RuntimeError("injected")
+        write_rows(self, new_rows)
+
+    SteeringBuffers._write_rows = once  # type: ignore[method-assign]
+    found["answered"] = 0.0
+    for seed in range(1, 4):
+        try:
+            found["answered"] += len(engine.ask(mixed(engine, 8, seed, LENGTHS)))
+        except RuntimeError as e:
+            print(f"refused: {e}", file=sys.stderr)
+    found["steps that failed"] = float(failed[0])
+    return found
 
 
 def preemptions(engine: Engine) -> float:

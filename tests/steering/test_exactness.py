@@ -93,6 +93,14 @@ def test_two_hundred_specs_over_one_prompt(llama: Path, entry_points: Path | Non
     assert max(error for name, error in found.items() if name.startswith("error")) < TOLERANCE
 
 
+def test_nothing_is_served_after_a_failed_step(llama: Path, entry_points: Path | None) -> None:
+    """Neither the failing step's requests nor later ones, steered or plain, run without their vectors."""
+    found = run("tests.steering.engine_run", "llama", str(llama), "failing", entry_points=entry_points)
+    assert found["before"] < TOLERANCE
+    assert found["steps that failed"] == 1
+    assert found["answered"] == 0
+
+
 @pytest.mark.parametrize("how", ["eager", "compiled"])
 def test_plain_requests_are_a_stock_engines(
     how: str, llama: Path, tmp_path: Path, entry_points: Path | None

@@ -99,9 +99,8 @@ def test_the_table_in_mixed_batches(
 ) -> None:
     """Steered beside plain beside LoRA beside LoRA + vector, each its own spec; cold, then from the cache.
 
-    The largest difference, 8.7e-4 cold, warm and alone, is that of ``pos-2`` at resid_post in a prompt of two
-    tokens: there ‖h‖ is 25,000 at the BOS token, and rounding noise of one part in 2^24 after each layer moves
-    the reference's own log-probabilities by 2e-4 to 2e-3, steered or not. All others are below 1.4e-4.
+    In a prompt of two tokens ‖h‖ is 25,000 at the BOS token: steered there (``pos-2`` at resid_post), rounding
+    alone moves the reference by 2e-4 to 2e-3. Such requests are left out, and there are few of them.
     """
     lengths = (2, 31, 32, 33, 70)
     cases: list[tuple[str, str, tiny.Reference]] = []
@@ -131,15 +130,25 @@ def largest(
     prompts = [tokens(i, lengths[i % len(lengths)], bos=i % 2 == 0) for i in range(len(cases))]
     bodies = [body(model, prompt) for (model, _, _), prompt in zip(cases, prompts, strict=True)]
     worst: dict[str, float] = {}
+    left_out: dict[str, float] = {}
     for label in ("cold", "warm"):
         for response, prompt, (model, spec, truth) in zip(
             asyncio.run(together(server.url, bodies)), prompts, cases, strict=True
         ):
             assert response.status_code == 200, response.text
+            assert response.json()["model"] == model
+            choice = response.json()["choices"][0]
+            found = error(choice, prompt, spec, truth)
+            if found >= TOLERANCE:
+                moved = truth.noise([*prompt, *choice["token_ids"][:-1]], len(prompt), spec)
+                if moved >= TOLERANCE:
+                    left_out[f"{model}, {len(prompt)} tokens, {label}"] = moved
+                    continue
             kind = "lora" if model.startswith("lora") else "vector"
             kind = f"{kind} {label}" if spec != "base" else f"plain {kind} {label}"
-            worst[kind] = max(worst.get(kind, 0.0), error(response.json()["choices"][0], prompt, spec, truth))
-            assert response.json()["model"] == model
+            worst[kind] = max(worst.get(kind, 0.0), found)
+    assert len(left_out) <= len(cases) // 25
+    print(f"left out, with what rounding moves the reference by: {left_out}")
     print(f"largest differences over {len(cases)} requests: {worst}")
     return max(worst.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,3 +123,15 @@ def test_steady_decoding_costs_nothing() -> None:
     batch.step(writer, ids, 4, 0)
     assert batch.calls == calls + 3
     assert made.uploads == uploads
+
+
+def test_after_a_failed_step_none_is_written() -> None:
+    """A step that failed half-way holds slots whose rows were never filled: no later one may use them."""
+    made, batch = buffers(), Batch()
+    writer = StepWriter(made, batch.runs_of)
+    batch.requests["lost"] = Request(4, (Run(0, END, content("absent")),))
+    with pytest.raises(RuntimeError, match="is not in this worker"):
+        batch.step(writer, ["lost"], 4, 0)
+    batch.requests["plain"] = Request(4, ())
+    with pytest.raises(RuntimeError, match="an earlier step failed"):
+        batch.step(writer, ["plain"], 4, 0)

@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from harness.reference.hooks import HookedTerm, steering
+from harness.reference.hooks import HookedTerm, decoder_layers, steering
 from harness.spec import SteeringSpec
 from harness.vectors import SteeringVector, VectorConfig
 
@@ -140,6 +140,31 @@ class Reference:
     ) -> torch.Tensor:
         """Return log-probabilities at every position."""
         return self.logits(tokens, prompt_len, spec).log_softmax(-1)
+
+    def noise(
+        self, tokens: Sequence[int], prompt_len: int, spec: str | SteeringSpec, draws: int = 8
+    ) -> float:
+        """Return how far rounding moves its log-probabilities from the prompt's last token on, in nats.
+
+        Every layer's output is off by a part in 2^24, as float32's sums are when their order changes.
+        """
+        generator = torch.Generator().manual_seed(0)
+
+        def off(_module: Any, _args: Any, output: Any) -> Any:
+            h = output[0] if isinstance(output, tuple) else output
+            total = h * (1 + torch.randn(h.shape, generator=generator) * 2.0**-24)
+            return (total, *output[1:]) if isinstance(output, tuple) else total
+
+        exact, moved = self.logprobs(tokens, prompt_len, spec), 0.0
+        for _ in range(draws):
+            handles = [layer.register_forward_hook(off) for layer in decoder_layers(self.model)]
+            try:
+                apart = self.logprobs(tokens, prompt_len, spec) - exact
+            finally:
+                for handle in handles:
+                    handle.remove()
+            moved = max(moved, float(apart[prompt_len - 1 :].abs().max()))
+        return moved
 
 
 def prompt(seed: int, length: int, bos: bool = True) -> list[int]:
