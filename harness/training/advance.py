@@ -23,6 +23,24 @@ Done = tuple[TrainingSettings, Outcome, Trained, dict[str, Accuracy]]
 """One training: its settings, how it went, what was trained, and accuracy by split."""
 
 
+class _TimeLeft:
+    """Tells the time left from a group's steps after its first, which carries what is set up only once."""
+
+    def __init__(self, groups_after: float) -> None:
+        self._groups_after = groups_after
+        self._began = self._second = time.monotonic()
+
+    def after(self, step: int, steps: int) -> str:
+        now = time.monotonic()
+        if step == 1:
+            self._second = now
+            return ""
+        pace = (now - self._second) / (step - 1)
+        group = self._second - self._began + pace * (steps - 1)
+        seconds = pace * (steps - step) + group * self._groups_after
+        return f", about {_clock(seconds)} left"
+
+
 def train_groups(
     blocks: Blocks,
     groups: list[Group],
@@ -61,8 +79,8 @@ def train_groups(
     if vectors:
         kept.advance([layer for group in groups for layer in group.layers], last_token=True, passed=passed)
     shares = weigh or [1.0] * len(groups)
-    began, done_share = time.monotonic(), 0.0
     for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
+        left = _TimeLeft(sum(shares[number + 1 :]) / share)
         if not vectors:
             kept.release()
             kept.advance(group.layers, last_token=False, passed=passed)
@@ -77,12 +95,9 @@ def train_groups(
             steps: int,
             loss: float,
             label: str = label,
-            share: float = share,
-            done: float = done_share,
+            left: _TimeLeft = left,
         ) -> None:
-            part = (done + share * step / steps) / sum(shares)
-            left = (time.monotonic() - began) * (1 - part) / part
-            report(f"{label}, step {step} of {steps}, loss {loss:.3f} nats, about {_clock(left)} left")
+            report(f"{label}, step {step} of {steps}, loss {loss:.3f} nats{left.after(step, steps)}")
 
         def epoch_done(epoch: int, outcomes: list[Outcome], group: Group = group) -> None:
             for site, outcome in zip(group.sites, outcomes, strict=True):
@@ -101,7 +116,6 @@ def train_groups(
             split: evaluate_group(climb, group, questions[split]) for split in splits if split in questions
         }
         finished(climb, group)
-        done_share += share
         seconds = (time.monotonic() - started) / len(group.sites)
         width = (len(group.layers), len(group.seeds), len(group.behaviors))
         for place, (site, outcome) in enumerate(zip(group.sites, outcomes, strict=True)):
