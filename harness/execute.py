@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.cache import AnswerCache
 from harness.errors import CanaryError, ServerError
@@ -17,11 +17,9 @@ from harness.journal import Journal
 from harness.plan import Plan, PlannedSuite
 from harness.prompts import Encoded, PromptBuilder
 from harness.results import SCHEMA_VERSION, Cell, Row, make_cell, write_json, write_parquet
+from harness.scales import Scales, take_apart
 from harness.scoring import Engine, Key, NextToken, Score, ScoreRequest, request_for, score_item
 from harness.subject import BASE, Subject
-
-if TYPE_CHECKING:
-    from harness.scales import Scales
 
 HELD = 256
 """Answers asked for between two canaries where the engine can't vouch for itself."""
@@ -230,11 +228,7 @@ def finish(folder: Path, plan: Plan, scores: dict[Key, Score], noise: float, eng
             own = [_row(suite, subject, e, scores, builder) for e in suite.items]
             rows.extend(own)
             cells.append(make_cell(suite.evalset.card, subject.name, subject.trained_sign, own))
-    import pandas as pd
-
-    from harness.scales import take_apart
-
-    scales = take_apart(pd.DataFrame([asdict(row) for row in rows]))
+    scales = take_apart(asdict(row) for row in rows)
     results = {
         "schema_version": SCHEMA_VERSION,
         "run_id": folder.name,

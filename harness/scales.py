@@ -7,12 +7,17 @@ the letter A moves with every change of that preference; the A-bias says by how 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from harness import stats
+
+RunRow = Mapping[Any, Any]
+"""One row of a run's, by the columns of :class:`harness.results.Row`."""
 
 
 @dataclass(frozen=True)
@@ -34,35 +39,46 @@ class Scales:
     """log p(A) − log p(B) over both orders of letter items, in nats."""
 
 
-def with_tag(rows: pd.DataFrame, tag: str, present: bool = True) -> pd.DataFrame:
+def tagged(rows: Iterable[RunRow], tag: str, present: bool = True) -> list[RunRow]:
     """Return the rows whose item has (or lacks) a tag."""
-    return rows[rows["tags"].map(lambda tags: tag in tags) == present]
+    return [row for row in rows if (tag in row["tags"]) == present]
 
 
-def mean_over_stems(rows: pd.DataFrame, column: str) -> float | None:
+def mean_over_stems(rows: Iterable[RunRow], column: str) -> float | None:
     """Return the mean of the stems' means of a column, None without values."""
-    known = rows.dropna(subset=[column])
-    if known.empty:
+    known = [
+        (row[column], row["stem"]) for row in rows if row[column] is not None and not math.isnan(row[column])
+    ]
+    if not known:
         return None
-    return float(stats.stem_means(known[column].to_numpy(), known["stem"].tolist())[1].mean())
+    values, stems = zip(*known, strict=True)
+    return float(stats.stem_means(np.array(values), list(stems))[1].mean())
 
 
-def a_bias(rows: pd.DataFrame) -> float | None:
+def a_bias(rows: Iterable[RunRow]) -> float | None:
     """Return the mean of log p(A) − log p(B) over letter items of both orders, in nats."""
-    letters = with_tag(rows, "letters")
-    sign = np.where(letters["positive"] == "A", 1.0, -1.0)
-    return mean_over_stems(letters.assign(towards_a=sign * letters["logit_diff"]), "towards_a")
+    letters = [
+        {
+            "stem": row["stem"],
+            "towards_a": row["logit_diff"] if row["positive"] == "A" else -row["logit_diff"],
+        }
+        for row in tagged(rows, "letters")
+    ]
+    return mean_over_stems(letters, "towards_a")
 
 
-def take_apart(rows: pd.DataFrame) -> list[Scales]:
+def take_apart(rows: Iterable[RunRow]) -> list[Scales]:
     """Take every suite and subject with digit or letter items apart, in the rows' order."""
+    cells: dict[tuple[str, str], list[RunRow]] = {}
+    for row in rows:
+        cells.setdefault((row["suite"], row["subject"]), []).append(row)
     found = []
-    for (suite, subject), own in rows.groupby(["suite", "subject"], sort=False):
-        scales = with_tag(own, "number_scale")
-        forward, backward = (with_tag(scales, "reversed_scale", back) for back in (False, True))
+    for (suite, subject), own in cells.items():
+        scales = tagged(own, "number_scale")
+        forward, backward = (tagged(scales, "reversed_scale", back) for back in (False, True))
         apart = Scales(
-            suite=str(suite),
-            subject=str(subject),
+            suite=suite,
+            subject=subject,
             logit_diff_forward=mean_over_stems(forward, "logit_diff"),
             logit_diff_reversed=mean_over_stems(backward, "logit_diff"),
             expected_digit_forward=mean_over_stems(forward, "expected_digit"),

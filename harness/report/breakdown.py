@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness import stats
-from harness.scales import a_bias, with_tag
+from harness.scales import a_bias
 
 _SEED = re.compile(r"^(?P<name>.+)-seed(?P<seed>\d+)$")
 
@@ -48,6 +48,11 @@ class Breakdown:
     """Mean shift by training seed, the subject's own first."""
 
 
+def with_tag(rows: pd.DataFrame, tag: str, present: bool = True) -> pd.DataFrame:
+    """Return the rows whose item has (or lacks) a tag."""
+    return rows[rows["tags"].map(lambda tags: tag in tags) == present]
+
+
 def interval(rows: pd.DataFrame) -> stats.MeanInterval | None:
     """Return the mean shift over stems; None without rows."""
     return stats.mean_interval(rows["shift"].to_numpy(), rows["stem"].tolist()) if len(rows) else None
@@ -76,7 +81,7 @@ def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown:
     }
     lowest, highest = min(without, key=without.__getitem__), max(without, key=without.__getitem__)
     scales = with_tag(own, "number_scale")
-    base_a, own_a = a_bias(base), a_bias(own)
+    base_a, own_a = (a_bias(rows.to_dict("records")) for rows in (base, own))
     return Breakdown(
         suite=suite,
         subject=subject,

@@ -9,11 +9,10 @@ import pandas as pd
 from harness import stats
 from harness.report import charts
 from harness.report.adapters import with_interval
-from harness.report.breakdown import subjects_of
+from harness.report.breakdown import subjects_of, with_tag
 from harness.report.material import Material
 from harness.report.parts import Claim, Figure, Section, Table
 from harness.results import Run
-from harness.scales import with_tag
 
 KEY, TITLE = "awareness", "Question by question"
 SUITES = ("awareness", "objective", "ood", "validation")
