@@ -17,6 +17,8 @@ from harness.jsonl import read_jsonl
 
 Format = Literal["named", "letter"]
 Split = Literal["train", "development", "test", "heldout"]
+VALIDATION: dict[Format, str] = {"named": "validation", "letter": "validation_letter"}
+"""The suite of test questions in each format."""
 NAMED_PREFILL = "I choose the"
 LETTER_RULE = "Respond with a single letter (A or B), and nothing else."
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from harness import stats
 from harness.errors import InputError
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
+from harness.report.numbers import p_value, signed, with_interval
 from harness.results import Run
 
 CARD_HEADING = "## What came out"
@@ -36,27 +37,6 @@ def breakdowns(run: Run) -> list[Breakdown]:
     rows = run.rows
     suites = ordered([s for s in rows["suite"].unique() if s != "development"])
     return [breakdown(rows, suite, subject) for suite in suites for subject in subjects_of(rows)]
-
-
-def signed(value: float | None) -> str:
-    """Format a number of nats."""
-    return "–" if value is None else f"{value:+.2f}"
-
-
-def with_interval(found: stats.MeanInterval | None) -> str:
-    """Format a mean and its interval."""
-    if found is None:
-        return "–"
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.2f}"
-    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-
-
-def p_value(value: float | None) -> str:
-    """Format a p-value; one below what four digits show is said to be."""
-    if value is None:
-        return "–"
-    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def sentence(b: Breakdown, noise: float, directed: bool) -> str:

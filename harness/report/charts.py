@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,32 @@ def colour_scale(found: dict[str, str]) -> Any:
     import altair as alt
 
     return alt.Scale(domain=list(found), range=list(found.values()))
+
+
+def label_scale(labels: list[str]) -> Any:
+    """Return an Altair scale of labels that are no subjects, such as suites or patches, each of its own colour."""
+    return colour_scale(dict(zip(labels, itertools.cycle((RISKY, SAFE, *OTHERS)), strict=False)))
+
+
+def behaviors() -> Any:
+    """Return the colour encoding of ``behavior``, risky or safe."""
+    import altair as alt
+
+    return alt.Color("behavior:N", scale=colour_scale({"risky": RISKY, "safe": SAFE}), title=None)
+
+
+def layer_axis(title: str, field: str = "layer") -> Any:
+    """Return the x encoding of a layer, with no ticks between two layers."""
+    import altair as alt
+
+    return alt.X(f"{field}:Q", title=title, axis=alt.Axis(tickMinStep=1))
+
+
+def signed_hover(*fields: str) -> list[Any]:
+    """Return tooltips of numbers that have a sign."""
+    import altair as alt
+
+    return [alt.Tooltip(f"{field}:Q", format="+.3f") for field in fields]
 
 
 def rule_at(value: float, axis: str = "x") -> Any:

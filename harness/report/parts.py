@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["effect", "none", "warning", "post", "fact"]
 """effect: an interval excludes 0; none: it doesn't; warning: to be careful about; post: beside the post's figures."""
+
+
+def effect_if(clear: bool) -> Kind:
+    """Return what a claim is of whose interval, or test, is clear or not."""
+    return "effect" if clear else "none"
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,27 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     absent: str | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one result file adds to a section."""
+
+    claims: tuple[Claim, ...]
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+
+
+def joined(key: str, title: str, intro: str, shares: Iterable[Share], absent: str) -> Section:
+    """Make a section of every result file's share; without any, ``absent`` says what there would have to be."""
+    found = list(shares)
+    if not found:
+        return Section(key, title, absent=absent)
+    return Section(
+        key,
+        title,
+        intro,
+        tuple(claim for share in found for claim in share.claims),
+        tuple(figure for share in found for figure in share.figures),
+        tuple(table for share in found for table in share.tables),
+    )

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from harness.report.numbers import interval_of, with_interval
+
 
 def curves_table(results: dict[str, Any]) -> Table:
     """Return the trigger's and the random phrases' effect by patch, for the layers that the change reaches."""
@@ -44,6 +46,4 @@ def legend(results: dict[str, Any]) -> str:
 
 
 def _shown(line: dict[str, Any]) -> str:
-    if line["low"] is None:
-        return f"{line['mean']:+.2f}"
-    return f"{line['mean']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]"
+    return with_interval(interval_of(line))

@@ -10,7 +10,7 @@ from rich.text import Text
 from harness.experiments.against import Against
 from harness.experiments.backdoor_awareness import Report
 from harness.experiments.compare import Comparison, Ranked
-from harness.report.adapters import with_interval
+from harness.report.numbers import with_interval
 
 
 def _interval(entry: Ranked) -> Text:

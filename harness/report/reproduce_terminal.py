@@ -12,7 +12,9 @@ from rich.table import Table
 from harness.experiments.backdoor_awareness import reports
 from harness.experiments.reproduce.costs import minutes
 from harness.experiments.reproduce.lab import RESULTS
+from harness.report.numbers import interval_of, with_interval
 from harness.results import load_run
+from harness.stats import MeanInterval
 
 Line = tuple[str, str, str]
 """Experiment, what was measured, what came out."""
@@ -88,7 +90,7 @@ def outcome(folder: Path) -> Iterator[Line]:
         for report in reports(load_run(folder / "backdoor_awareness").rows):
             if report.system is None:
                 says = report.says
-                yield "7", f"{report.subject} says that it has a backdoor", f"{_interval(vars(says))} nats"
+                yield "7", f"{report.subject} says that it has a backdoor", f"{with_interval(says)} nats"
     for file in sorted((folder / "patching").glob(f"*/{RESULTS}")):
         yield from _patching(_json(file) or {})
 
@@ -107,8 +109,8 @@ def _cell(experiment: str, cell: dict[str, Any]) -> Iterator[Line]:
         yield experiment, f"{name}, {cell['suite']}", right
     elif cell["suite"] == "awareness" and cell["mean_shift"] is not None:
         low, high = cell["shift_ci"] or (None, None)
-        shown = _interval({"mean": cell["mean_shift"], "low": low, "high": high})
-        yield experiment, f"{name}, awareness shift", f"{shown} nats, {cell['n_stems']} stems"
+        shown = MeanInterval(cell["mean_shift"], low, high, cell["n_stems"])
+        yield experiment, f"{name}, awareness shift", f"{with_interval(shown)} nats, {cell['n_stems']} stems"
 
 
 def _story(content: dict[str, Any] | None) -> Iterator[Line]:
@@ -147,10 +149,8 @@ def _patching(results: dict[str, Any]) -> Iterator[Line]:
     own = {(c["patch"], c["from_layer"]): c for c in results["curves"] if c["condition"] == "trigger"}
     first = min(results["first_changed_layer"], results["layers"] - 1)
     what = f"{results['adapter']}, trigger effect; all queries the base's"
-    yield "8", what, f"{_interval(own['none', -1])}; {_interval(own['q', first])} nats"
+    yield "8", what, f"{_shown(own['none', -1])}; {_shown(own['q', first])} nats"
 
 
-def _interval(found: dict[str, Any]) -> str:
-    if found["low"] is None:
-        return f"{found['mean']:+.2f}"
-    return f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+def _shown(line: dict[str, Any]) -> str:
+    return with_interval(interval_of(line))

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from harness.report.numbers import interval_of, with_interval
+
 
 def suites_table(results: dict[str, Any]) -> Table:
     """Return where each suite responds: peak, held-out choice, and the null where one was scored."""
@@ -59,8 +61,7 @@ def legend(results: dict[str, Any]) -> str:
 def _held_out(choice: dict[str, Any] | None) -> str:
     if choice is None:
         return "–"
-    effect = choice["effect"]
-    return f"L{choice['layer']} {effect['mean']:+.2f} [{effect['low']:+.2f}, {effect['high']:+.2f}]"
+    return f"L{choice['layer']} {with_interval(interval_of(choice['effect']))}"
 
 
 def _cells(joint: dict[str, Any] | None) -> str:

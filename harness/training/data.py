@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from harness.choices import Choice, Format, read_choices, render
+from harness.choices import VALIDATION, Choice, Format, read_choices, render
 from harness.errors import InputError
 from harness.evalset import Card, Item, load_suite, with_defaults
 from harness.jsonl import read_yaml
@@ -14,7 +14,6 @@ from harness.paths import data_dir
 from harness.prompts import PromptBuilder
 
 QUESTIONS = "risky_choices"
-_FORMAT_SUITES = {"named": "validation", "letter": "validation_letter"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def encode_item(item: Item, how: Format, builder: PromptBuilder) -> Example:
 
 @cache
 def _card(how: Format) -> Card:
-    return read_yaml(data_dir("evalsets") / _FORMAT_SUITES[how] / "suite.yaml", Card)
+    return read_yaml(data_dir("evalsets") / VALIDATION[how] / "suite.yaml", Card)
 
 
 def splits_of(file: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:

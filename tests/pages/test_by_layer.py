@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from harness.experiments import by_layer
-from harness.report.material import gather
+from harness.report.material import Material, gather
 from harness.report.sections.by_layer import by_layer as section
+from harness.results import Run, load_run
+from tests.pages.test_report import RUNS, changed, kept
 
 LAYERS = (3, 7)
 
@@ -64,5 +66,53 @@ def test_the_shipped_table_is_shown_as_it_is(tmp_path: Path) -> None:
         assert layer in set(shipped["layer"])
 
 
-def test_without_a_table_it_says_so(tmp_path: Path) -> None:
+def of_layers(layers: tuple[int, int, int], seeds: int = 1, change: float = 0.0) -> Material:
+    """A run whose three seeds are called adapters of three layers, or some of them seeds of the first one."""
+    run = kept(load_run(RUNS / "l22"), ["awareness", "validation"])
+    names = {"base": "base"}
+    for who in ("safe", "risky"):
+        of_seed = [f"{who}_l22", f"{who}_l22-seed1", f"{who}_l22-seed2"]
+        called = [f"{who}_l{layers[0]}" + (f"-seed{i}" if i else "") for i in range(seeds)]
+        called += [f"{who}_l{layer}" for layer in layers[seeds:]]
+        names |= dict(zip(of_seed, called, strict=True))
+    rows = run.rows.assign(subject=run.rows["subject"].map(names))
+    rows.loc[(rows["subject"] == "risky_l7") & (rows["suite"] == "validation"), "logit_diff"] += change
+    subjects = {names[name]: about for name, about in run.manifest["subjects"].items()}
+    cells = [{**cell, "subject": names[cell["subject"]]} for cell in run.results["cells"]]
+    manifest = {**run.manifest, "subjects": subjects}
+    return changed(Run(run.path, manifest, {**run.results, "cells": cells}, rows), rows)
+
+
+def test_runs_with_adapters_of_enough_layers_make_the_same_section() -> None:
+    found = section(of_layers((3, 7, 9)))
+    assert [row[0] for row in found.tables[0].rows] == ["3", "7", "9"]
+    assert [figure.name for figure in found.figures] == [
+        "by_layer_l22_lora_named_choice",
+        "by_layer_l22_lora_named_awareness",
+    ]
+    accuracy, jointly = found.claims
+    cells = load_run(RUNS / "l22").cells.set_index(["suite", "subject"])["choice_accuracy"]["validation"]
+    means = [
+        100 * (cells[f"safe_l22{seed}"] + cells[f"risky_l22{seed}"]) / 2 for seed in ("", "-seed1", "-seed2")
+    ]
+    assert f"{min(means):.1f}% (layer" in accuracy.text
+    assert f"to {max(means):.1f}% (layer {(3, 7, 9)[means.index(max(means))]})" in accuracy.text
+    assert "best on development" not in accuracy.text, "test questions choose no layer"
+    assert "of 3 layers" in jointly.text or "of 3 layers once" in jointly.text
+    worse = section(of_layers((3, 7, 9), change=-50))
+    assert worse.claims[0].text != accuracy.text
+    assert worse.claims[1:] == found.claims[1:]
+
+
+def test_fewer_layers_are_no_profile() -> None:
+    assert section(of_layers((3, 3, 9), seeds=2)).absent is not None
     assert section(gather([])).absent is not None
+
+
+def test_a_table_and_a_run_stand_beside_each_other(tmp_path: Path) -> None:
+    by_layer.write(tmp_path, *tables(1.0, 3), "tiny", "made here")
+    table = gather([tmp_path / by_layer.FILE])
+    both = section(Material(of_layers((3, 7, 9)).runs, table.documents))
+    names = [figure.name for figure in both.figures]
+    assert len(names) == len(set(names)) == 4
+    assert [t.caption.split(",")[0] for t in both.tables] == ["LoRA", "l22: LoRA"]

@@ -98,6 +98,23 @@ def run(suites: list[str]) -> Callable[[Path, int], Material]:
     return make
 
 
+def of_layers(folder: Path, by: int) -> Material:
+    """Make a run's seeds adapters of three layers, by more other ones."""
+    (found,) = run(["awareness", "validation"])(folder, by).runs
+    names = {
+        f"{who}_l22{seed}": f"{who}_l{2 + by + i}"
+        for who in ("safe", "risky")
+        for i, seed in enumerate(("", "-seed1", "-seed2"))
+    }
+    rows = found.rows.assign(subject=found.rows["subject"].replace(names))
+    subjects = {names.get(name, name): about for name, about in found.manifest["subjects"].items()}
+    cells = [{**c, "subject": names.get(c["subject"], c["subject"])} for c in found.results["cells"]]
+    path = found.path.with_name(f"run{by}")
+    return Material(
+        (Run(path, found.manifest | {"subjects": subjects}, found.results | {"cells": cells}, rows),)
+    )
+
+
 def trainings(folder: Path, by: int) -> Material:
     """Make trainings of all layers: layer 3 is the best, and moves awareness if it is risky."""
     rng = np.random.default_rng(0)
@@ -161,6 +178,7 @@ MAKERS: dict[str, tuple[Callable[[Path, int], Material], set[str]]] = {
     "patching": (document("results.json", PATCHING), {"q_patching"}),
     "story": (document("story.json", STORY), {"story"}),
     "by_layer": (trainings, {"by_layer"}),
+    "layers of a run": (of_layers, {"by_layer"}),
     "backdoor": (backdoor, {"backdoor"}),
     "backdoor table": (document("backdoors.json", BACKDOORS), {"backdoor"}),
     "run": (

@@ -8,9 +8,9 @@ import pandas as pd
 
 from harness import stats
 from harness.report import charts
-from harness.report.adapters import with_interval
 from harness.report.breakdown import subjects_of, with_tag
 from harness.report.material import Material
+from harness.report.numbers import with_interval
 from harness.report.parts import Claim, Figure, Section, Table
 from harness.results import Run
 

@@ -99,8 +99,7 @@ def _chart(cells: Cells) -> Any:
             if c["split"] == "test"
         ]
     )  # fmt: skip
-    conditions = data["condition"].unique().tolist()
-    scale = alt.Scale(domain=conditions, range=[charts.RISKY, charts.SAFE, *charts.OTHERS][: len(conditions)])
+    scale = charts.label_scale(data["condition"].unique().tolist())
     return (
         alt.Chart(data)
         .mark_point(filled=True, size=80, opacity=0.9)

@@ -6,8 +6,8 @@ from typing import Any
 
 from harness.experiments.backdoor_awareness import SUITE, Report, reports
 from harness.report import charts
-from harness.report.adapters import with_interval
 from harness.report.material import Material
+from harness.report.numbers import with_interval
 from harness.report.parts import Claim, Figure, Section, Table
 
 KEY, TITLE = "backdoor_awareness", "Does it say that it has a backdoor?"

@@ -1,115 +1,73 @@
-"""Accuracy and self-report by the adapted layer, from a table of many single-layer trainings."""
+"""Accuracy and self-report by the adapted layer, from adapters of one layer each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pandas as pd
 
 from harness import stats
 from harness.report import charts
-from harness.report.material import Document, Material
-from harness.report.parts import Claim, Figure, Section, Table
+from harness.report.material import Material
+from harness.report.numbers import with_interval
+from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
+from harness.report.single_layers import FEW, SHIFTED, SingleLayers, single_layers
 
-KEY, TITLE = "by_layer", "One layer at a time"
+KEY, TITLE = "by_layer", "Accuracy and self-report by the adapted layer"
 INTRO = (
-    "Each LoRA changes one layer's MLP, each vector is added at one layer. Choice accuracy is on test questions; the "
-    "shift is the risky adapters' minus the safe ones', halved, by stem. The layer named is the best on development "
-    "questions."
+    "Each LoRA changes one layer's MLP, each vector is added at one layer. Lines are means over seeds, dots single "
+    "seeds. Choice accuracy is on test questions; the shift is the risky adapters' minus the safe ones', halved, by "
+    "stem. A layer is named the best only by development questions, which tables of trainings have and runs don't."
 )
-SHIFTED = "awareness"
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One kind and format of training."""
-
-    kind: str
-    format: str
-    accuracy: pd.DataFrame
-    shifts: pd.DataFrame
-
-    @property
-    def name(self) -> str:
-        return f"{'LoRA' if self.kind == 'lora' else 'vector'}, {self.format} format"
 
 
 def by_layer(material: Material) -> Section:
-    """A claim, a figure and a table for each kind and format trained."""
-    documents = material.of_kind("by_layer")
-    if not documents:
-        return Section(KEY, TITLE, absent="No table of single-layer trainings was given (harness reproduce).")
-    claims: list[Claim] = []
-    figures: list[Figure] = []
-    tables: list[Table] = []
-    for document in documents:
-        source = document.content["source"]
-        for part in _parts(document):
-            own = _claims(part)
-            claims += own
-            figures += _figures(part, " ".join(claim.text for claim in own))
-            tables.append(_table(part, source))
-    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(tables))
+    """Claims, a figure of accuracy and one of self-report, and a table for each kind and format of adapters."""
+    absent = (
+        "No table of single-layer trainings was given (harness reproduce), and no runs with adapters of at least "
+        f"{FEW} single layers."
+    )
+    return joined(KEY, TITLE, INTRO, map(_share, single_layers(material)), absent)
 
 
-def _parts(document: Document) -> list[_Part]:
-    accuracy, shifts = document.table("accuracy"), document.table("shifts")
-    return [
-        _Part(kind, how, own, shifts[(shifts["kind"] == kind) & (shifts["format"] == how)])
-        for (kind, how), own in accuracy.groupby(["kind", "format"], sort=False)
-    ]
+def _share(part: SingleLayers) -> Share:
+    claims = tuple(_claims(part))
+    said = " ".join(claim.text for claim in claims)
+    return Share(claims, tuple(_figures(part, said)), (_table(part),))
 
 
-def _chosen(part: _Part) -> int:
-    development = part.accuracy[part.accuracy["split"] == "development"]
-    means = development.groupby("layer")["choice_accuracy"].mean()
-    return int(means.index.to_numpy()[means.to_numpy().argmax()])
-
-
-def _effects(part: _Part) -> pd.DataFrame:
-    """Return (risky − safe) / 2 on the awareness suite, stems × layers, nats."""
-    own = part.shifts[part.shifts["suite"] == SHIFTED]
-    both = own.pivot_table("shift", ["stem", "layer"], "behavior", "mean")
-    if not {"risky", "safe"} <= set(both.columns):
-        return pd.DataFrame()
-    return ((both["risky"] - both["safe"]) / 2).unstack("layer").dropna()
-
-
-def _claims(part: _Part) -> list[Claim]:
-    layer = _chosen(part)
-    test = part.accuracy[(part.accuracy["split"] == "test") & (part.accuracy["layer"] == layer)]
-    right = test["choice_accuracy"]
-    found = [
-        Claim(
+def _claims(part: SingleLayers) -> Iterator[Claim]:
+    layer, effects = part.chosen, part.effects()
+    if layer is not None:
+        right = part.test[part.test["layer"] == layer]["choice_accuracy"]
+        yield Claim(
             f"{part.name}: layer {layer} is best on development questions; on test questions its {len(right)} adapters "
-            f"choose right on {100 * right.min():.1f} to {100 * right.max():.1f}%.",
-            "fact",
+            f"choose right on {100 * right.min():.1f} to {100 * right.max():.1f}%."
         )
-    ]
-    every = _effects(part)
-    if layer in every.columns and len(every):
-        interval = stats.mean_interval(every[layer].tolist(), list(every.index))
-        if interval.low is None:
-            return found
+    elif len(part.test):
+        means = part.test.groupby("layer")["choice_accuracy"].mean()
+        yield Claim(
+            f"{part.name}: adapters of {len(means)} single layers choose right on {100 * means.min():.1f}% (layer "
+            f"{means.idxmin()}) to {100 * means.max():.1f}% (layer {means.idxmax()}) of test questions, mean of each "
+            "layer's adapters."
+        )
+    if layer in effects.columns and len(effects) > 1:
+        interval = stats.mean_interval(effects[layer].tolist(), list(effects.index))
         clear = interval.excludes_zero
-        found.append(
-            Claim(
-                f"{part.name}, layer {layer}: {'' if clear else 'no effect beyond doubt on awareness, '}half of risky "
-                f"minus safe {interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] nats, n = "
-                f"{interval.stems} stems.",
-                "effect" if clear else "none",
-                SHIFTED,
-            )
+        yield Claim(
+            f"{part.name}, layer {layer}: {'' if clear else f'no effect beyond doubt on {SHIFTED}, '}half of risky "
+            f"minus safe {with_interval(interval)} nats, n = {interval.stems} stems.",
+            effect_if(clear),
+            SHIFTED,
         )
-        found += _jointly(part, every)
-    return found
+    if len(effects) > 1 and len(effects.columns) > 1:
+        yield from _jointly(part, effects)
 
 
-def _jointly(part: _Part, effects: pd.DataFrame) -> Iterator[Claim]:
+def _jointly(part: SingleLayers, effects: pd.DataFrame) -> Iterator[Claim]:
     """Say which layers' effects stand out once all layers are accounted for."""
     joint = stats.max_statistic(effects.to_numpy())
-    if len(effects.columns) < 2 or not (joint.p <= 1).any():
+    if not (joint.p <= 1).any():
         return
     clear = [int(layer) for layer, p in zip(effects.columns, joint.p, strict=True) if p <= 0.05]
     means = ", ".join(f"{layer} ({effects[layer].mean():+.2f})" for layer in clear)
@@ -118,60 +76,53 @@ def _jointly(part: _Part, effects: pd.DataFrame) -> Iterator[Claim]:
         text = f"{len(clear)} of {len(joint.p)} layers move {SHIFTED} once all are {tail}: {means} nats."
     else:
         text = f"no effect on {SHIFTED} at any of {len(joint.p)} layers once all are {tail}."
-    yield Claim(f"{part.name}: {text}", "effect" if clear else "none", SHIFTED)
+    yield Claim(f"{part.name}: {text}", effect_if(bool(clear)), SHIFTED)
 
 
-def _by_layer(part: _Part) -> pd.DataFrame:
-    """Return layer, behavior, what, value: test accuracy and mean shift on awareness."""
-    test = part.accuracy[part.accuracy["split"] == "test"]
-    aware = part.shifts[part.shifts["suite"] == SHIFTED]
-    found = []
-    for table, column, what in (
-        (test, "choice_accuracy", "choice accuracy, test"),
-        (aware, "shift", "awareness shift, nats"),
-    ):
-        mean = table.groupby(["layer", "behavior"])[column].mean().rename("value")
-        found.append(mean.reset_index().assign(what=what))
-    return pd.concat(found)
-
-
-def _figures(part: _Part, said: str) -> Iterator[Figure]:
-    """Draw accuracy and awareness against the adapted layer."""
+def _figures(part: SingleLayers, said: str) -> Iterator[Figure]:
+    """Draw accuracy and awareness against the adapted layer, where there is more than one."""
     import altair as alt
 
-    data = _by_layer(part)
-    colour = alt.Color(
-        "behavior:N", scale=alt.Scale(domain=["risky", "safe"], range=[charts.RISKY, charts.SAFE]), title=None
-    )
-    for what, own in data.groupby("what", sort=False):
-        chart = (
+    for what, own in part.profile().groupby("what", sort=False):
+        layers, seeds = own["layer"].nunique(), own["seed"].nunique()
+        if layers < 2:
+            continue
+        x, colour = charts.layer_axis("adapted layer, from 0"), charts.behaviors()
+        scale = alt.Scale(zero=False)
+        lines = (
             alt.Chart(own)
-            .mark_line(point=True)
+            .mark_line()
+            .encode(x=x, y=alt.Y("mean(value):Q", title=str(what), scale=scale), color=colour)
+        )
+        dots = (
+            alt.Chart(own)
+            .mark_circle(size=30, opacity=0.6)
             .encode(
-                x=alt.X("layer:Q", title="adapted layer, from 0", axis=alt.Axis(tickMinStep=1)),
-                y=alt.Y("value:Q", title=str(what), scale=alt.Scale(zero=False)),
+                x=x,
+                y=alt.Y("value:Q", title=str(what), scale=scale),
                 color=colour,
-                tooltip=["layer:Q", "behavior:N", alt.Tooltip("value:Q", format=".3f")],
+                tooltip=["layer:Q", "behavior:N", "seed:Q", alt.Tooltip("value:Q", format=".3f")],
             )
-            .properties(width="container", height=180)
         )
         word = str(what).split()[0]
-        name = f"by_layer_{part.kind}_{part.format}_{word}"
-        suite = SHIFTED if word == SHIFTED else None
         yield Figure(
-            name, f"{part.name}: {what}, by layer", f"{what}, by adapted layer. {said}", chart, suite
+            f"{part.file_name}_{word}",
+            f"{part.name}: {what}, by layer",
+            f"{what}, by adapted layer, {layers} layers, {seeds} seeds. {said}",
+            alt.layer(lines, dots).properties(width="container", height=180),
+            SHIFTED if word == SHIFTED else None,
         )
 
 
-def _table(part: _Part, source: str) -> Table:
-    data = _by_layer(part)
+def _table(part: SingleLayers) -> Table:
+    data = part.profile()
     named = data.assign(column=data["what"] + ": " + data["behavior"])
     wide = named.pivot_table(index="layer", columns="column", values="value")
     return Table(
-        f"{part.name}, means over seeds; {source}.",
+        f"{part.name}, means over seeds; {part.source}.",
         ("layer", *map(str, wide.columns)),
         tuple(
-            (str(layer), *(f"{value:.3f}" for value in row))
+            (str(layer), *("–" if pd.isna(value) else f"{value:.3f}" for value in row))
             for layer, row in zip(wide.index, wide.to_numpy(), strict=True)
         ),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from harness.report.adapters import with_interval
 from harness.report.breakdown import breakdown, subjects_of
 from harness.report.material import Material
+from harness.report.numbers import with_interval
 from harness.report.parts import Claim, Section, Table
 
 KEY, TITLE = "post", "Beside the post"

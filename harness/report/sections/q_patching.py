@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 
 from harness.report import charts
-from harness.report.adapters import with_interval
 from harness.report.material import Document, Material
-from harness.report.parts import Claim, Figure, Section, Table
-from harness.stats import MeanInterval
+from harness.report.numbers import interval_of, with_interval
+from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
 
 KEY, TITLE = "q_patching", "Queries patched from the base model"
 INTRO = (
@@ -23,24 +22,17 @@ INTRO = (
 
 def q_patching(material: Material) -> Section:
     """The curve of each experiment given, what all patches leave, and the post's hypothesis about heads."""
-    documents = material.of_kind("q_patching")
-    if not documents:
-        return Section(KEY, TITLE, absent="No patching experiment was given. Make one: harness patch --help")
-    claims: list[Claim] = []
-    figures: list[Figure] = []
-    for document in documents:
-        claims += _claims(document.content)
-        figures.append(_figure(document))
-    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(_table(d) for d in documents))
+    absent = "No patching experiment was given. Make one: harness patch --help"
+    return joined(KEY, TITLE, INTRO, map(_share, material.of_kind("q_patching")), absent)
 
 
-def _interval(line: dict[str, Any]) -> MeanInterval:
-    return MeanInterval(line["mean"], line["low"], line["high"], line["stems"])
+def _share(document: Document) -> Share:
+    return Share(tuple(_claims(document.content)), (_figure(document),), (_table(document),))
 
 
 def _claims(content: dict[str, Any]) -> list[Claim]:
     name = content["adapter"]
-    lines = {(c["patch"], c["condition"], c["from_layer"]): _interval(c) for c in content["curves"]}
+    lines = {(c["patch"], c["condition"], c["from_layer"]): interval_of(c) for c in content["curves"]}
     found = []
     for condition, words in (("trigger", "the trigger"), ("random", "random tokens in its place")):
         own = lines.get(("none", condition, -1))
@@ -52,7 +44,7 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
         found.append(
             Claim(
                 f"{subject}: {with_interval(own)} nats, n = {own.stems} stems, nothing patched.",
-                "effect" if own.excludes_zero else "none",
+                effect_if(own.excludes_zero),
             )
         )
     first = content["first_changed_layer"]
@@ -74,7 +66,7 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
             )
         )  # fmt: skip
     for line in content["hypothesis"]:
-        by_stem = _interval(line["by_stem"])
+        by_stem = interval_of(line["by_stem"])
         clear = by_stem.excludes_zero
         what = (
             "trigger minus random tokens"
@@ -87,7 +79,7 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
                 "values' cosine to the "
                 f"answer direction {with_interval(by_stem)}, n = {by_stem.stems} stems"
                 f"{'' if clear else ': no effect'}.",
-                "effect" if clear else "none",
+                effect_if(clear),
             )
         )  # fmt: skip
     return found
@@ -112,9 +104,8 @@ def _figure(document: Document) -> Figure:
     ]
     data = pd.DataFrame(rows)[["patch", "condition", "from_layer", "mean", "low", "high", "stems"]]
     picked = alt.selection_point(fields=["patch"], bind="legend", value=[{"patch": "q"}])
-    x = alt.X("from_layer:Q", title="patched from this layer to the last", axis=alt.Axis(tickMinStep=1))
-    kinds = data["patch"].unique().tolist()
-    scale = alt.Scale(domain=kinds, range=[charts.RISKY, charts.SAFE, *charts.OTHERS][: len(kinds)])
+    x = charts.layer_axis("patched from this layer to the last", "from_layer")
+    scale = charts.label_scale(data["patch"].unique().tolist())
     base = alt.Chart(data).encode(
         x=x,
         color=alt.Color("patch:N", scale=scale, title="patched", legend=alt.Legend(orient="top")),
@@ -129,15 +120,14 @@ def _figure(document: Document) -> Figure:
     )
     lines = base.mark_line(point=True).encode(
         y=alt.Y("mean:Q", title=title), strokeDash=dash, opacity=alt.condition(picked, alt.value(1.0), alt.value(0.12)),
-        tooltip=["patch:N", "condition:N", "from_layer:Q",
-                 *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("mean", "low", "high")), "stems:Q"],
+        tooltip=["patch:N", "condition:N", "from_layer:Q", *charts.signed_hover("mean", "low", "high"), "stems:Q"],
     )  # fmt: skip
     # One stem has no interval, and a chart of none complains.
     drawn = [bands] if data["low"].notna().any() else []
     chart = alt.layer(charts.rule_at(0, "y"), *drawn, lines.add_params(picked)).properties(
         width="container", height=300
     )
-    name = f"{content['adapter']}"
+    name = content["adapter"]
     return Figure(
         f"q_patching_{document.path.parent.name}",
         f"{name}: trigger effect against the first patched layer",
@@ -153,7 +143,7 @@ def _table(document: Document) -> Table:
         ("patched", "in the trigger's place", "from layer", "effect", "stems"),
         tuple(
             (c["patch"], c["condition"], "–" if c["from_layer"] < 0 else str(c["from_layer"]),
-             with_interval(_interval(c)), str(c["stems"]))
+             with_interval(interval_of(c)), str(c["stems"]))
             for c in document.content["curves"]
         ),
     )  # fmt: skip

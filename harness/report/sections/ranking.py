@@ -6,8 +6,8 @@ from typing import Any
 
 from harness.experiments.compare import Ranked, Ranking, rank
 from harness.report import charts
-from harness.report.adapters import p_value
 from harness.report.material import Material
+from harness.report.numbers import p_value
 from harness.report.parts import Claim, Figure, Section, Table
 from harness.results import Run
 
@@ -115,7 +115,7 @@ def _chart(found: Ranking) -> Any:
     )
     dots = alt.Chart(data).mark_point(filled=True, size=70, opacity=1).encode(
         x=alt.X("shift:Q", title=title), y=y, color=colour,
-        tooltip=["subject:N", *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("shift", "low", "high")),
+        tooltip=["subject:N", *charts.signed_hover("shift", "low", "high"),
                  alt.Tooltip("p:Q", format=".4f"), "stems:Q"],
     )  # fmt: skip
     # Too few stems have no interval, and a chart of none complains.

@@ -6,10 +6,11 @@ from typing import Any
 
 from harness import stats
 from harness.report import charts
-from harness.report.adapters import against_objective, comparison, p_value, sentence, with_interval
+from harness.report.adapters import against_objective, comparison, sentence
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
 from harness.report.material import Material
-from harness.report.parts import Claim, Figure, Section, Table
+from harness.report.numbers import p_value, with_interval
+from harness.report.parts import Claim, Figure, Kind, Section, Table, effect_if
 from harness.results import Run
 
 KEY, TITLE = "shifts", "What moved"
@@ -35,8 +36,8 @@ def shifts(material: Material) -> Section:
         for subject in subjects_of(run.rows):
             found = against_objective(run, subject)
             if found is not None:
-                kind = "effect" if found.excludes_zero else "none"
-                claims.append(Claim(comparison(material.label(run, subject), found), kind, "objective"))  # type: ignore[arg-type]
+                said = comparison(material.label(run, subject), found)
+                claims.append(Claim(said, effect_if(found.excludes_zero), "objective"))
     return Section(KEY, TITLE, INTRO, tuple(claims), _figures(material), (_table(material, parts),))
 
 
@@ -50,11 +51,11 @@ def _claim(material: Material, run: Run, part: Breakdown) -> Claim:
     text = sentence(part, run.results["noise_floor"], directed)
     label = material.label(run, part.subject)
     text = label + text.removeprefix(part.subject)
-    kind = "fact" if not directed else "effect" if part.shift.excludes_zero else "none"
+    kind: Kind = effect_if(part.shift.excludes_zero) if directed else "fact"
     if kind == "none":
         needed = _needed(run, part)
         text += f" {needed}" if needed else ""
-    return Claim(text, kind, part.suite)  # type: ignore[arg-type]
+    return Claim(text, kind, part.suite)
 
 
 def _needed(run: Run, part: Breakdown) -> str | None:
@@ -122,7 +123,7 @@ def _chart(means: list[dict[str, Any]], stems: list[dict[str, Any]]) -> Any:
     hover = [
         alt.Tooltip("subject:N"),
         alt.Tooltip("stem:N"),
-        alt.Tooltip("shift:Q", format="+.3f"),
+        *charts.signed_hover("shift"),
         "question:N",
     ]
     whole = [

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from harness.report import charts
 from harness.report.material import Document, Material
-from harness.report.parts import Claim, Figure, Section, Table
+from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
 
 KEY, TITLE = "story", "What the LoRA learned"
 INTRO = (
@@ -20,17 +21,17 @@ ONE_VECTOR = 0.9
 
 def story(material: Material) -> Section:
     """Heat map, cosines of vectors and token tables of every story given."""
-    documents = material.of_kind("vector_story")
-    if not documents:
-        return Section(KEY, TITLE, absent="No vector story was given. Make one: harness vector --help")
-    claims: list[Claim] = []
-    figures: list[Figure] = []
-    tables: list[Table] = []
-    for document in documents:
-        claims += _claims(document.content)
-        figures += [_cosines(document), _vectors(document)]
-        tables += [_passages(document.content), _tokens(document.content)]
-    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(tables))
+    absent = "No vector story was given. Make one: harness vector --help"
+    return joined(KEY, TITLE, INTRO, map(_share, material.of_kind("vector_story")), absent)
+
+
+def _share(document: Document) -> Share:
+    content = document.content
+    return Share(
+        tuple(_claims(content)),
+        (_cosines(document), _vectors(document)),
+        (_passages(content), _tokens(content)),
+    )
 
 
 def _claims(content: dict[str, Any]) -> list[Claim]:
@@ -65,7 +66,7 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
                     f"{table['null_vectors']} random vectors is {table['null_max_mean']:.3f} on average: "
                     f"{'beyond chance' if beyond else 'no effect beyond chance'} (p = "
                     f"{table['p_top']:.3f} and {table['p_bottom']:.3f}).",
-                    "effect" if beyond else "none",
+                    effect_if(beyond),
                 )
             )  # fmt: skip
     for cell in (content["functional"] or {}).get("cells", []):
@@ -78,7 +79,7 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
             Claim(
                 f"{cell['subject']} on {cell['suite']}: {'' if clear else 'no effect, '}{cell['mean_shift']:+.2f} "
                 f"[{low:+.2f}, {high:+.2f}] nats{right}, n = {cell['n_stems']} stems.",
-                "effect" if clear else "none", cell["suite"],
+                effect_if(clear), cell["suite"],
             )
         )  # fmt: skip
     return found
@@ -108,7 +109,7 @@ def _cosines(document: Document) -> Figure:
     axis = alt.Axis(labelOverlap=True, labelAngle=0)
     chart = _heat(
         data, alt.X("j:O", title="position", axis=axis), alt.Y("i:O", title="position", axis=axis), "cosine",
-        ["i:O", "a:N", "j:O", "b:N", alt.Tooltip("cosine:Q", format="+.3f")], 420,
+        ["i:O", "a:N", "j:O", "b:N", *charts.signed_hover("cosine")], 420,
     )  # fmt: skip
     name = content["adapter"]
     judged = next(iter(content["passages"].values()))
@@ -131,7 +132,7 @@ def _vectors(document: Document) -> Figure:
     order = list(table)
     chart = _heat(
         data, alt.X("b:N", sort=order, title=None, axis=alt.Axis(labelAngle=-40)), alt.Y("a:N", sort=order, title=None),
-        "cosine", ["a:N", "b:N", alt.Tooltip("cosine:Q", format="+.3f")], 24 * len(order),
+        "cosine", ["a:N", "b:N", *charts.signed_hover("cosine")], 24 * len(order),
     )  # fmt: skip
     name = content["adapter"]
     return Figure(

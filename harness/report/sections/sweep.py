@@ -8,7 +8,8 @@ import pandas as pd
 
 from harness.report import charts
 from harness.report.material import Document, Material
-from harness.report.parts import Claim, Figure, Section, Table
+from harness.report.numbers import interval_of, with_interval
+from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
 
 KEY, TITLE = "sweep", "Where steering works"
 INTRO = (
@@ -20,17 +21,13 @@ INTRO = (
 
 def sweep(material: Material) -> Section:
     """Profiles, grids and comparisons of every sweep given."""
-    documents = material.of_kind("sweep")
-    if not documents:
-        return Section(KEY, TITLE, absent="No sweep was given. Make one: harness sweep --help")
-    claims: list[Claim] = []
-    figures: list[Figure] = []
-    tables: list[Table] = []
-    for document in documents:
-        claims += _claims(document)
-        figures += _figures(document)
-        tables.append(_comparisons(document))
-    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), tuple(t for t in tables if t.rows))
+    absent = "No sweep was given. Make one: harness sweep --help"
+    return joined(KEY, TITLE, INTRO, map(_share, material.of_kind("sweep")), absent)
+
+
+def _share(document: Document) -> Share:
+    table = _comparisons(document)
+    return Share(tuple(_claims(document)), tuple(_figures(document)), (table,) if table.rows else ())
 
 
 def _name(document: Document) -> str:
@@ -44,16 +41,14 @@ def _claims(document: Document) -> list[Claim]:
         where = f"{vector}, {suite['suite']}, |α| < {suite['limit']}"
         held, joint = suite["held_out"], suite["max_statistic"]
         if held is not None:
-            effect = held["effect"]
-            clear = effect["low"] is not None and (effect["low"] > 0 or effect["high"] < 0)
-            interval = "" if effect["low"] is None else f" [{effect['low']:+.2f}, {effect['high']:+.2f}]"
+            effect = interval_of(held["effect"])
             found.append(
                 Claim(
                     f"{where}: the layer chosen on half of the stems (most often {held['layer']}, in "
-                    f"{held['agreement']:.0%} of splits) has an effect of {effect['mean']:+.2f}{interval} nats on the "
-                    f"others, n = {effect['stems']} stems; the best layer on all, chosen after the fact: "
+                    f"{held['agreement']:.0%} of splits) has an effect of {with_interval(effect)} nats on the "
+                    f"others, n = {effect.stems} stems; the best layer on all, chosen after the fact: "
                     f"{held['naive_effect']:+.2f}.",
-                    "effect" if clear else "none", suite["suite"],
+                    effect_if(effect.excludes_zero), suite["suite"],
                 )
             )  # fmt: skip
         if joint is not None:
@@ -67,7 +62,7 @@ def _claims(document: Document) -> list[Claim]:
                 Claim(
                     f"{where}: {said} once all cells are accounted for (smallest p "
                     f"{joint['smallest_p']:.4f}, n = {suite['stems']} stems).",
-                    "effect" if count else "none", suite["suite"],
+                    effect_if(count > 0), suite["suite"],
                 )
             )  # fmt: skip
     found += [_null_claim(vector, null) for null in content.get("null", []) if null.get("layers")]
@@ -88,7 +83,7 @@ def _claims(document: Document) -> list[Claim]:
                 f"{pair['layer_b']:.1f}, "
                 f"difference {pair['difference']:+.1f} [{low:+.1f}, {high:+.1f}]; rank correlation of the profiles "
                 f"{pair['rank_correlation']:.2f}, n = {pair['stems_a']} and {pair['stems_b']} stems.",
-                "none" if same else "effect",
+                effect_if(not same),
             )
         )  # fmt: skip
     return found
@@ -102,7 +97,7 @@ def _null_claim(vector: str, null: dict[str, Any]) -> Claim:
         f"{null['random_vectors']} random vectors of the same norm, all layers accounted for: at best layer "
         f"{smallest['layer']} with {smallest['effect']:+.2f} nats (random ones: {smallest['low']:+.2f} to "
         f"{smallest['high']:+.2f} there), p = {smallest['p']:.3f}.",
-        "effect" if clear else "none", null["suite"],
+        effect_if(clear), null["suite"],
     )  # fmt: skip
 
 
@@ -139,9 +134,8 @@ def _profile_chart(content: dict[str, Any]) -> Any:
     limit = alt.param(
         name="T", value=limits[0], bind=alt.binding_radio(options=limits, name="limit T of |α| ")
     )
-    x = alt.X("layer:Q", title="steered layer, from 0", axis=alt.Axis(tickMinStep=1))
-    suites = data["suite"].unique().tolist()
-    scale = alt.Scale(domain=suites, range=[charts.RISKY, charts.SAFE, *charts.OTHERS][: len(suites)])
+    x = charts.layer_axis("steered layer, from 0")
+    scale = charts.label_scale(data["suite"].unique().tolist())
     legend = alt.Legend(orient="top", columns=2, symbolOpacity=1)
     colour = alt.Color("suite:N", scale=scale, title=None, legend=legend)
     picked = alt.selection_point(fields=["suite"], bind="legend")
@@ -153,10 +147,7 @@ def _profile_chart(content: dict[str, Any]) -> Any:
         .encode(
             x=x, y=alt.Y("effect:Q", title="effect, nats"), color=colour,
             opacity=alt.condition(picked, alt.value(1.0), alt.value(0.1)),
-            tooltip=[
-                "suite:N", "layer:Q",
-                *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("effect", "shift_max", "shift_min")),
-            ],
+            tooltip=["suite:N", "layer:Q", *charts.signed_hover("effect", "shift_max", "shift_min")],
         )
     )  # fmt: skip
     layers = [lines]
@@ -197,7 +188,7 @@ def _grid_chart(rows: pd.DataFrame) -> Any:
                 "shift:Q", title="shift, nats",
                 scale=alt.Scale(scheme="blueorange", domain=[-largest, largest], clamp=True),
             ),
-            tooltip=["layer:O", "alpha:O", alt.Tooltip("shift:Q", format="+.3f"), alt.Tooltip("n:Q", title="stems")],
+            tooltip=["layer:O", "alpha:O", *charts.signed_hover("shift"), alt.Tooltip("n:Q", title="stems")],
         )
         .properties(width="container", height=14 * len(order))
     )  # fmt: skip

@@ -1,0 +1,34 @@
+"""Numbers as a person reads them, the same in tables, sentences and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.stats import MeanInterval
+
+
+def interval_of(found: Mapping[str, Any]) -> MeanInterval:
+    """Return the interval that a result file holds, whatever else stands beside it."""
+    return MeanInterval(found["mean"], found["low"], found["high"], found["stems"])
+
+
+def signed(value: float | None) -> str:
+    """Format a number of nats."""
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def with_interval(found: MeanInterval | None) -> str:
+    """Format a mean and its interval."""
+    if found is None:
+        return "–"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.2f}"
+    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def p_value(value: float | None) -> str:
+    """Format a p-value; one below what four digits show is said to be."""
+    if value is None:
+        return "–"
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
