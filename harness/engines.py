@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.adapters import Adapter, shipped_adapters, snapshot
 from harness.client import ScoringClient
@@ -20,6 +20,9 @@ from harness.scoring import Engine
 from harness.spec import PROTOCOL
 from harness.subject import Subject, resolve_subjects
 from harness.vectors import SteeringVector, snapshot_vector
+
+if TYPE_CHECKING:
+    from harness.reference.engine import ReferenceEngine
 
 Report = Callable[[str], None]
 
@@ -41,13 +44,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
     """
     folders = adapter_dirs(config.adapters)
     if config.engine == "reference":
-        from harness.reference.engine import ReferenceEngine
-
-        if config.model in MODELS:
-            prepare(config.model, report)
-        subjects = _subjects(config, folders)
-        report("Loading the model in float32")
-        yield ReferenceEngine(resolve_model(config.model), config.model, device=config.device), subjects
+        yield reference(config.model, config.adapter, folders, config.device, report)
         return
     if config.base_url:
         async with _client(config, config.base_url) as client:
@@ -97,6 +94,24 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
             yield client, await _attach(client, config, folders, report)
     finally:
         server.stop()
+
+
+def reference(
+    model: str, adapters: list[str], folders: list[Path], device: str, report: Report
+) -> tuple[ReferenceEngine, list[Subject]]:
+    """Return the reference engine in this process, and base with the given subjects, every adapter checked.
+
+    Raises:
+        InputError: an adapter that can't be used.
+
+    """
+    from harness.reference.engine import ReferenceEngine
+
+    if model in MODELS:
+        prepare(model, report)
+    subjects = resolve_subjects(adapters, folders, model_info(model), _digest(model))
+    report("Loading the model in float32")
+    return ReferenceEngine(resolve_model(model), model, device=device), subjects
 
 
 def _subjects(config: RunConfig, folders: list[Path]) -> list[Subject]:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from harness.config import RunConfig
 from harness.models import file_sha256
 from harness.plan import Plan
@@ -67,19 +69,26 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(f"{text}\0{tokenizer.chat_template}".encode()).hexdigest()
 
 
+def origin(config: BaseModel, engine: Engine) -> dict[str, Any]:
+    """Return what every manifest says of where its numbers come from; a command with a key in it is left out."""
+    return {
+        "command": sys.argv[1:] if getattr(config, "api_key", None) is None else None,
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+        "git": git_state(),
+        "engine": engine.fingerprint,
+        "tokenizer_digest": tokenizer_digest(engine.tokenizer),
+    }
+
+
 def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) -> dict[str, Any]:
     """Build the manifest of a run."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
-        "command": sys.argv[1:] if config.api_key is None else None,
-        "config": config.model_dump(mode="json"),
-        "versions": versions(),
-        "git": git_state(),
-        "engine": engine.fingerprint,
+        **origin(config, engine),
         "from_cache": 0,
         "canaries": [],
-        "tokenizer_digest": tokenizer_digest(engine.tokenizer),
         "suites": {
             suite.name: {
                 "items": len(suite.items),

@@ -49,7 +49,7 @@ def patch_command(
     Example: harness patch --adapter risky_vec_l22 --trigger harbour --limit 20
     """
     from harness.cli.console import reporting
-    from harness.experiments.q_patching import resumed_config, run
+    from harness.experiments.q_patching.run import resumed_config, run
 
     flags: dict[str, Any] = {
         "adapter": adapter,
@@ -93,7 +93,7 @@ def patch_command(
 
 def _config(given: dict[str, Any]) -> Any:
     from harness.errors import InputError
-    from harness.experiments.q_patching import PatchConfig
+    from harness.experiments.q_patching.config import PatchConfig
     from harness.jsonl import validated
 
     for key in ("adapter", "trigger"):

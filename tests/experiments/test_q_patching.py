@@ -12,16 +12,11 @@ import pytest
 from harness.adapters import shipped_adapters
 from harness.errors import InputError
 from harness.evalset import load_evalset
-from harness.experiments.q_patching import (
-    PatchConfig,
-    acts_on,
-    curves,
-    prompts,
-    random_phrases,
-    resumed_config,
-    run,
-    score,
-)
+from harness.experiments.q_patching.config import PatchConfig
+from harness.experiments.q_patching.measure import acts_on, score
+from harness.experiments.q_patching.prompts import prompts, random_phrases
+from harness.experiments.q_patching.results import curves
+from harness.experiments.q_patching.run import resumed_config, run
 from harness.prompts import PromptBuilder
 from harness.subject import resolve_subjects
 from tests.conftest import run_cli

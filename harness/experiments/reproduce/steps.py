@@ -183,7 +183,8 @@ class Patching(Step):
         await asyncio.to_thread(self._patch, lab)
 
     def _patch(self, lab: Lab) -> None:
-        from harness.experiments.q_patching import PatchConfig, run
+        from harness.experiments.q_patching.config import PatchConfig
+        from harness.experiments.q_patching.run import run
 
         plan = lab.plan
         for subject in self._subjects(plan):

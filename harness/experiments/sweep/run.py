@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +24,7 @@ from harness.experiments.sweep.null import Null, judge, random_vectors, shuffled
 from harness.experiments.sweep.results import profiles, rows, summary, write_table
 from harness.guard import Canary
 from harness.journal import Journal
-from harness.manifest import git_state, suite_digest, tokenizer_digest, versions
+from harness.manifest import origin, suite_digest
 from harness.modelinfo import model_info
 from harness.models import MODELS, prepare, resolve_model
 from harness.paths import sweeps_dir
@@ -224,12 +223,7 @@ def _manifest(
         "schema_version": SCHEMA_VERSION,
         "kind": "sweep",
         "run_id": run_id,
-        "command": sys.argv[1:] if config.api_key is None else None,
-        "config": config.model_dump(mode="json"),
-        "versions": versions(),
-        "git": git_state(),
-        "engine": engine.fingerprint,
-        "tokenizer_digest": tokenizer_digest(engine.tokenizer),
+        **origin(config, engine),
         "suites": {
             s.name: {"items": len(s.items), "digest": suite_digest(s.evalset.path)} for s in grid.suites
         },

@@ -1,0 +1,73 @@
+"""One prompt under every patch, and what a change acts on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.adapters import RECORD
+from harness.errors import InputError
+from harness.experiments.q_patching.config import ActsOn
+from harness.experiments.q_patching.prompts import Prompt
+from harness.prompts import Encoded, logsumexp
+from harness.subject import Subject
+
+if TYPE_CHECKING:
+    from harness.reference.patching import PatchedPrompt, Patcher
+
+
+def acts_on(subject: Subject, given: ActsOn | None) -> ActsOn:
+    """Return which tokens a LoRA changes: what is given, else what its record says, else all."""
+    if given is not None or subject.adapter is None:
+        return given or "all"
+    record = subject.adapter.path / RECORD
+    if not record.is_file():
+        return "all"
+    try:
+        settings = json.loads(record.read_text("utf-8")).get("settings", {})
+    except (OSError, ValueError) as e:
+        raise InputError(f"{record}: can't be read ({e}). Give --acts-on last or all.") from e
+    return "last" if settings.get("method") == "last_token_lora" else "all"
+
+
+def first_changed(subject: Subject) -> int:
+    """Return the first layer whose queries a change can reach: the one after the lowest that it changes."""
+    layers = [s.term.layer for s in subject.steering if s.term.layer is not None]
+    if subject.adapter is not None:
+        layers += list(subject.adapter.layers)
+    return min(layers) + 1
+
+
+def score(logprobs: Any, encoded: Encoded) -> float:
+    """Return log p(positive) − log p(negative) of logits or log-probabilities ``[vocabulary]``, nats."""
+    return logsumexp([float(logprobs[i]) for i in encoded.positive_ids]) - logsumexp(
+        [float(logprobs[i]) for i in encoded.negative_ids]
+    )
+
+
+def measure(patcher: Patcher, prompt: Prompt) -> dict[str, Any]:
+    """Run one prompt under every patch; return its line of the journal."""
+    encoded = prompt.encoded
+    direction = patcher.decoder.answer_direction(list(encoded.positive_ids), list(encoded.negative_ids))
+    patched = patcher.run(encoded.prompt_ids, [direction.cpu().numpy()])
+    scores = {kind: [score(row, encoded) for row in logits] for kind, logits in patched.logits.items()}
+    item, condition, trigger = prompt.key
+    line: dict[str, Any] = {"item": item, "condition": condition, "trigger": trigger, "scores": scores}
+    line["base"] = score(patched.base_logits, encoded)
+    if prompt.places:
+        line["attention"] = _attention(patched, list(prompt.places))
+    return line
+
+
+def _attention(patched: PatchedPrompt, places: list[int]) -> dict[str, Any]:
+    """Return figures by layer and head, ``[L, H]`` each."""
+    figures = {
+        "attention_base": patched.attention_base[..., places].sum(-1),
+        "attention": patched.attention[..., places].sum(-1),
+        "query_key": patched.query_key[..., places].mean(-1),
+        "cosine": patched.value_cosines[0][..., places].mean(-1),
+        "value_norm": patched.value_norms[..., places].mean(-1),
+    }
+    return {name: np.asarray(values, np.float64).round(6).tolist() for name, values in figures.items()}
