@@ -29,6 +29,7 @@ def plan_table(plan: dict[str, Any]) -> Table:
         ("size", "left"),
         ("GB", "right"),
         ("about", "right"),
+        ("mostly", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     table.add_column("state", no_wrap=True)
@@ -41,23 +42,59 @@ def plan_table(plan: dict[str, Any]) -> Table:
             else f"{step['status']} in {minutes(step['seconds'])}"
         )
         table.add_row(
-            step["name"], step["experiment"], size, memory, minutes(step["estimated_seconds"]), state
+            step["name"],
+            step["experiment"],
+            size,
+            memory,
+            minutes(step["estimated_seconds"]),
+            _mostly(step["costs"]),
+            state,
         )
     return table
 
 
+def _mostly(costs: list[dict[str, Any]]) -> str:
+    """Return the basis of the largest cost, "–" where there is none or one isn't known."""
+    if not costs or any(cost["seconds"] is None for cost in costs):
+        return "–"
+    return str(max(costs, key=lambda cost: cost["seconds"])["basis"])
+
+
+def _bases(costs: list[dict[str, Any]], product: str) -> list[str]:
+    """Say how each kind of cost is known, and how much of the time is known in which way."""
+    known = [cost for cost in costs if cost["seconds"] is not None]
+    shares = {
+        basis: sum(cost["seconds"] for cost in known if cost["basis"] == basis)
+        for basis in ("measured", "scaled", "guessed")
+    }
+    if not any(shares.values()):
+        return []
+    of_source: dict[tuple[str, str], list[str]] = {}
+    for what, basis, source in dict.fromkeys((c["what"], c["basis"], c["source"]) for c in known):
+        of_source.setdefault((basis, source), []).append(what)
+    shown = ", ".join(f"{minutes(seconds)} {basis}" for basis, seconds in shares.items() if seconds)
+    return [
+        f"By basis: {shown}. Measured: the whole of such work was timed; scaled: a smaller or shorter piece of it "
+        "was; guessed: neither. Work takes its operations over a part of a matrix product's rate, which is "
+        f"{product}. The parts, and times that don't depend on the model:",
+        *(f"  {', '.join(what)} ({basis}): {source}." for (basis, source), what in of_source.items()),
+    ]
+
+
 def plan_legend(plan: dict[str, Any]) -> list[str]:
-    """Say what the plan is of, what is left, and what the estimates rest on."""
+    """Say what the plan is of, what is left, and how each cost of it is known."""
     missing = plan["without_estimate"]
     left = f"Pending: {'at least' if missing else 'about'} {minutes(plan['estimated_seconds'])}"
     left += f"; no estimate for {', '.join(missing)}" if missing else ""
     if not any(step["status"] == "pending" for step in plan["steps"]):
         left = "Nothing is pending"
+    costs = [cost for step in plan["steps"] if step["status"] == "pending" for cost in step["costs"]]
     lines = [
         f"{plan['model']}: {plan['layers']} layers, {plan['weights'] / 1e9:.2f} billion weights a pass; preset "
         f"{plan['preset']}: {plan['about']}.",
         *(f"{step['name']}: {note}." for step in plan["steps"] for note in step["notes"]),
-        f"{left}. Estimates rest on {plan['estimates_rest_on']}.",
+        f"{left}.",
+        *_bases(costs, plan["product_rests_on"]),
         "GB: trainings at their peak; of other steps the weights alone.",
         f"Folder: {plan['folder']}",
     ]

@@ -16,10 +16,11 @@ import pytest
 from harness.errors import InputError
 from harness.evalset import load_evalset
 from harness.experiments.reproduce import FILE, run
-from harness.experiments.reproduce.costs import rates
+from harness.experiments.reproduce.costs import minutes, rates
 from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.steps import STEPS
 from harness.paths import cache_dir
+from harness.report.reproduce_terminal import plan_legend
 from scripts.reproduce_killed import compare
 from tests.conftest import run_cli
 from tests.smol import make
@@ -50,7 +51,12 @@ def test_the_embedded_plan_counts_what_the_suites_hold(tmp_path: Path) -> None:
     assert plan["estimated_seconds"] == pytest.approx(
         sum(s["estimated_seconds"] for s in plan["steps"]), abs=1
     )
-    assert "measured" in plan["estimates_rest_on"]
+    for step in plan["steps"]:
+        assert sum(c["seconds"] for c in step["costs"]) == pytest.approx(step["estimated_seconds"], abs=0.1)
+    bases = {cost["what"]: cost["basis"] for step in plan["steps"] for cost in step["costs"]}
+    assert bases["sweep"] == "scaled"
+    assert bases["loading a model"] == bases["drawing the report"] == "guessed"
+    assert "measured" not in bases.values(), "nothing of it was timed as a whole on a CPU"
     assert not (tmp_path / "made").exists(), "a dry run leaves nothing behind"
 
 
@@ -73,6 +79,27 @@ def test_gemma_is_planned_without_its_weights_and_without_a_gpu(tmp_path: Path) 
     assert 100 < times["layers"] < 3600, "96 single-layer LoRAs were measured at 302 s"
     assert set(plan["without_estimate"]) == {name for name, seconds in times.items() if seconds is None}
     assert "patching" in plan["without_estimate"], "never measured on a GPU"
+    bases = {cost["what"]: cost["basis"] for step in plan["steps"] for cost in step["costs"]}
+    assert {bases["lora"], bases["vector"], bases["patching"]} == {"scaled", "measured", None}
+
+
+def test_the_legend_says_of_every_cost_how_it_is_known(tmp_path: Path) -> None:
+    plan = plan_of(ReproduceConfig(preset="embedded"), tmp_path / "made")
+    said = "\n".join(plan_legend(plan))
+    for step in plan["steps"]:
+        for cost in step["costs"]:
+            assert any(
+                cost["what"] in line and line.endswith(f"({cost['basis']}): {cost['source']}.")
+                for line in said.splitlines()
+            ), cost
+    assert " scaled, " in said
+    assert " measured, " not in said.split("Measured:")[0], "no time is said to be measured that is not"
+    for step in plan["steps"]:
+        step["costs"] = [{**cost, "basis": "measured"} for cost in step["costs"]]
+    told = "\n".join(plan_legend(plan))
+    assert f"By basis: {minutes(plan['estimated_seconds'])} measured." in told
+    assert "(guessed)" not in told
+    assert "(scaled)" not in told
 
 
 def test_what_can_t_be_planned_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""What a step takes: its floating-point operations, and from measured rates its seconds.
+"""What a step takes: its floating-point operations, from rates its seconds, and how each of them is known.
 
 A rate is what a matrix product measured now does on this device (for a GPU that isn't here: the committed figure
-of an H200), times how much of that each kind of work reached when it was measured.
+of an H200), times a part of it, which differs by kind of work. Every part, and every time that doesn't hang on the
+model, says its own basis.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,26 +19,41 @@ from harness.modelinfo import SHAPES
 from harness.models import resolve_model
 
 Kind = Literal["scoring", "reference", "lora", "vector", "story", "sweep", "backdoor", "patching"]
-CPU: dict[Kind, float] = {
-    "scoring": 1.4,
-    "reference": 1.4,
-    "lora": 2.0,
-    "vector": 2.0,
-    "story": 2.4,
-    "sweep": 2.0,
-    "backdoor": 4.0,
-    "patching": 4.0,
+Basis = Literal["measured", "scaled", "guessed"]
+"""measured: the whole of such work was timed; scaled: a smaller or shorter piece of it was; guessed: neither."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a matrix product's rate that a kind of work reaches."""
+
+    part: float
+    basis: Basis
+    source: str
+
+
+_REHEARSED = "rehearsals (--preset quick) of SmolLM2-135M on two busy CPU cores"
+CPU: dict[Kind, Part] = {
+    "scoring": Part(1.4, "scaled", _REHEARSED),
+    "reference": Part(1.4, "guessed", "taken to be the server's on a CPU"),
+    "lora": Part(2.0, "guessed", "taken to be the sweep's on a CPU"),
+    "vector": Part(2.0, "guessed", "taken to be the sweep's on a CPU"),
+    "story": Part(2.4, "scaled", _REHEARSED),
+    "sweep": Part(2.0, "scaled", _REHEARSED),
+    "backdoor": Part(4.0, "scaled", _REHEARSED),
+    "patching": Part(4.0, "scaled", _REHEARSED),
 }
-"""Parts of the matrix product's rate, SmolLM2-135M on two CPU cores. From rehearsals (``--preset quick``) on a busy
-machine; ``scripts/reproduce_killed.py`` prints what an undisturbed run reached."""
-CUDA: dict[Kind, float] = {"scoring": 1.6, "lora": 1.1, "vector": 0.57}
-"""Gemma 3 12B's shape on an H200: reports/benchmarks/gpu_steering.md, reports/training/gemma3_12b.md."""
+"""``scripts/reproduce_killed.py`` prints what an undisturbed run reached."""
+_ON_H200 = "Gemma 3 12B's shape on an H200"
+CUDA: dict[Kind, Part] = {
+    "scoring": Part(1.6, "measured", f"{_ON_H200}, 257 prompts/s (reports/benchmarks/gpu_steering.md)"),
+    "lora": Part(1.1, "scaled", f"{_ON_H200}, 3 of 87 steps (reports/training/gemma3_12b.md)"),
+    "vector": Part(0.57, "measured", f"{_ON_H200}, 96 vectors in 8.0 s (reports/training/gemma3_12b.md)"),
+}
 H200 = 0.45 * 779e12
 """Operations a second in bfloat16 that trainings reached there."""
 CARD = 80 * 10**9 * 9 // 10
 """Bytes that may be used of a card that isn't here."""
-START = {"cpu": 35.0, "cuda": 175.0}
-"""Seconds until a server answers."""
 CHARACTERS = 4.2
 """Of English a token."""
 
@@ -90,51 +106,85 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Seconds of one kind of work or of one fixed thing; without seconds where nothing is known."""
+
+    what: str
+    seconds: float | None
+    basis: Basis | None
+    source: str
+
+    def times(self, number: int) -> Cost:
+        """Return it so many times over."""
+        return replace(self, seconds=None if self.seconds is None else number * self.seconds)
+
+
+START = {
+    "cpu": Cost("starting a server", 35.0, "guessed", "depends on the disk and on caches"),
+    "cuda": Cost(
+        "starting a server",
+        175.0,
+        "guessed",
+        "above the 101 to 147 s on an H200 in reports/benchmarks/gpu_steering.json",
+    ),
+}
+"""Until a server answers."""
+LOAD = Cost("loading a model", 10.0, "guessed", "depends on the disk and on the model's size")
+"""Until a model lies in this process's memory and is ready."""
+PAGE = Cost("drawing the report", 60.0, "guessed", "depends on the number of figures")
+
+
+@dataclass(frozen=True)
 class Rates:
-    """Operations a second by kind of work, and what they rest on."""
+    """The matrix product of a device, and what part of its rate each kind of work reaches."""
 
-    by_kind: dict[Kind, float]
-    basis: str
+    parts: dict[Kind, Part]
+    products: dict[Kind, float]
+    """Operations a second of the product that a kind's part is of."""
     product: float
-    """Operations a second of the matrix product that they are parts of."""
+    basis: str
+    """What the product's rate rests on."""
 
-    def seconds(self, work: Iterable[Work], fixed: float = 0.0) -> float | None:
-        """Return how long work takes; None where a kind was never measured on such a device."""
-        total = fixed
-        for part in work:
-            if part.kind not in self.by_kind:
-                return None
-            total += part.operations / self.by_kind[part.kind]
-        return total
+    def costs(self, work: Iterable[Work], fixed: Iterable[Cost] = ()) -> tuple[Cost, ...]:
+        """Return what work takes and what is fixed, each with its own basis."""
+        return (*(self._cost(part) for part in work), *fixed)
+
+    def _cost(self, work: Work) -> Cost:
+        if work.kind not in self.parts:
+            return Cost(work.kind, None, None, "never measured on such a device")
+        part = self.parts[work.kind]
+        seconds = work.operations / (part.part * self.products[work.kind])
+        return Cost(work.kind, seconds, part.basis, part.source)
+
+
+def total(costs: Iterable[Cost]) -> float | None:
+    """Return the seconds of all costs; None where one of them isn't known."""
+    seconds = [cost.seconds for cost in costs]
+    return None if None in seconds else sum(s for s in seconds if s is not None)
 
 
 def rates(device: str) -> Rates:
-    """Measure a matrix product here, a fraction of a second, and take the measured parts of it."""
+    """Measure a matrix product here, a fraction of a second; parts of it are known beforehand."""
     import torch
 
     from harness.training.plan import Machine, rate_of
 
     if device == "cpu":
         rate = rate_of(Machine("cpu", 0), "float32")
-        basis = (
-            f"a matrix product measured now on this CPU ({os.cpu_count()} cores), and the part of its rate that each "
-            "kind of work reached with SmolLM2-135M on two cores"
+        return Rates(
+            CPU, dict.fromkeys(CPU, rate), rate, f"measured now on this CPU ({os.cpu_count()} cores)"
         )
-        return Rates({kind: part * rate for kind, part in CPU.items()}, basis, rate)
     if not torch.cuda.is_available():
-        basis = (
-            "one H200 at Gemma 3 12B's shape (reports/training/gemma3_12b.md, reports/benchmarks/gpu_steering.md): no "
-            "GPU is here to measure; what was never measured on one has no estimate"
-        )
-        return Rates({kind: part * H200 for kind, part in CUDA.items()}, basis, H200)
+        basis = "an H200's (reports/training/gemma3_12b.md), since no GPU is here to measure"
+        return Rates(CUDA, dict.fromkeys(CUDA, H200), H200, basis)
     half, full = (rate_of(Machine(device, 0), dtype) for dtype in ("bfloat16", "float32"))
-    own = {kind: part * half for kind, part in CUDA.items()}
-    others = {kind: part * full for kind, part in CPU.items() if kind not in CUDA}
-    basis = (
-        "matrix products measured now on this GPU, the parts of their rate that scoring and training reached on an "
-        "H200, and for the other work what it reached on a CPU"
-    )
-    return Rates(own | others, basis, half)
+    others = {
+        kind: replace(part, basis="guessed", source=f"the part that was taken for a CPU: {part.source}")
+        for kind, part in CPU.items()
+        if kind not in CUDA
+    }
+    products = dict.fromkeys(CUDA, half) | dict.fromkeys(others, full)
+    return Rates(CUDA | others, products, half, "measured now on this GPU, in bfloat16 or float32")
 
 
 def tokens(items: Iterable[Item]) -> int:

@@ -11,14 +11,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, IncompleteError, InputError, unknown
 from harness.evalset import load_evalset
 from harness.experiments.reproduce import FILE, KIND, SCHEMA_VERSION
-from harness.experiments.reproduce.costs import Rates, minutes, rates, shape_of
+from harness.experiments.reproduce.costs import Cost, Rates, minutes, rates, shape_of, total
 from harness.experiments.reproduce.lab import Lab, Plan, Progress, Report
 from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.sizes import Size
@@ -40,8 +40,13 @@ class Planned:
 
     step: Step
     size: Size
-    seconds: float | None
+    costs: tuple[Cost, ...]
     status: str
+
+    @property
+    def seconds(self) -> float | None:
+        """Its estimate; None where one of its costs isn't known."""
+        return total(self.costs)
 
     def as_json(self) -> dict[str, Any]:
         """Return its entry in ``reproduce.json``."""
@@ -53,7 +58,8 @@ class Planned:
             "notes": list(self.size.notes),
             "memory_gb": None if self.size.memory is None else round(self.size.memory / 1e9, 2),
             "operations": {work.kind: work.operations for work in self.size.work},
-            "fixed_seconds": self.size.fixed,
+            "fixed_seconds": sum(cost.seconds or 0.0 for cost in self.size.fixed),
+            "costs": [asdict(cost) for cost in self.costs],
             "estimated_seconds": None if self.seconds is None else round(self.seconds, 1),
             "status": self.status,
         }
@@ -89,7 +95,7 @@ def planned(plan: Plan, steps: Sequence[Step], rate: Rates, reported: bool = Fal
     """Return every step with its size, its estimate and its state; the report's is told."""
     sized = [(step, step.plan(plan)) for step in STEPS]
     return [
-        Planned(step, size, rate.seconds(size.work, size.fixed), _status(step, plan, steps, reported))
+        Planned(step, size, rate.costs(size.work, size.fixed), _status(step, plan, steps, reported))
         for step, size in sized
     ]
 
@@ -118,7 +124,7 @@ def describe(plan: Plan, found: Sequence[Planned], rate: Rates) -> dict[str, Any
         "steps": [p.as_json() for p in found],
         "estimated_seconds": round(sum(known), 1),
         "without_estimate": [p.step.name for p in left if p.seconds is None],
-        "estimates_rest_on": rate.basis,
+        "product_rests_on": rate.basis,
     }
 
 

@@ -8,11 +8,8 @@ from functools import cache
 from typing import Any
 
 from harness.evalset import EvalSet, load_evalset
-from harness.experiments.reproduce.costs import CARD, CHARACTERS, Shape, Work, tokens
+from harness.experiments.reproduce.costs import CARD, CHARACTERS, LOAD, Cost, Shape, Work, tokens
 from harness.experiments.reproduce.lab import Plan
-
-LOAD = 10.0
-"""Seconds until a model lies in this process's memory and is ready."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +19,8 @@ class Size:
     counts: dict[str, int]
     """What there is of what: prompts, passes, cells, trainings."""
     work: tuple[Work, ...] = ()
-    fixed: float = 0.0
-    """Seconds that don't hang on the model: starting a server, drawing a page."""
+    fixed: tuple[Cost, ...] = ()
+    """What doesn't hang on the model: starting a server, drawing a page."""
     memory: float | None = None
     """Bytes at the peak where known: of weights alone unless it is a training."""
     notes: tuple[str, ...] = field(default=())
@@ -34,7 +31,7 @@ def _suite(name: str) -> EvalSet:
     return load_evalset(name)
 
 
-def scoring(plan: Plan, suites: Iterable[str], subjects: int, start: float) -> Size:
+def scoring(plan: Plan, suites: Iterable[str], subjects: int, start: tuple[Cost, ...] = ()) -> Size:
     """Count a run's passes; base is scored beside the subjects."""
     items = [item for name in suites for item in _suite(name).limited(plan.preset.limit).items]
     passes = (1 + subjects) * len(items)
@@ -58,7 +55,7 @@ def sweeping(plan: Plan, vectors: int, suites: Sequence[str], alphas: Sequence[f
     operations = 2.0 * above * passes + 2.0 * plan.shape.weights * tokens(items) * (vectors + min(null, 1))
     counts = {"items": len(items), "layers": len(layers), "strengths": len(alphas), "vectors": vectors}
     counts |= {"random vectors": null, "cells": passes}
-    return Size(counts, (Work("sweep", operations),), LOAD * vectors, _weights(plan))
+    return Size(counts, (Work("sweep", operations),), (LOAD.times(vectors),), _weights(plan))
 
 
 def training(plan: Plan, grids: Sequence[tuple[str, str, dict[str, Any]]]) -> Size:
@@ -70,7 +67,7 @@ def training(plan: Plan, grids: Sequence[tuple[str, str, dict[str, Any]]]) -> Si
         operations, peak, formed = _operations(plan, grid)
         memory, groups = max(memory, peak), groups + formed
         work.append(Work("lora" if kind == "lora" else "vector", operations))
-    return Size({"trainings": trainings, "groups": groups}, tuple(work), 0.0, memory)
+    return Size({"trainings": trainings, "groups": groups}, tuple(work), (), memory)
 
 
 def _operations(plan: Plan, grid: Any) -> tuple[float, float, int]:
@@ -136,7 +133,7 @@ def backdoors(plan: Plan) -> Size:
     operations = 2.0 * each * below * (2 * trained + judged) * benches
     operations += many * each * (4.0 * trained * epochs + 2.0 * judged) * (upper + shape.head / each)
     counts = {"trainings": many, "training prompts": trained, "prompts judged on": judged}
-    return Size(counts, (Work("backdoor", operations),), LOAD * benches, _weights(plan))
+    return Size(counts, (Work("backdoor", operations),), (LOAD.times(benches),), _weights(plan))
 
 
 def story(plan: Plan) -> Size:
@@ -149,7 +146,7 @@ def story(plan: Plan) -> Size:
     operations = 2.0 * 2 * plan.shape.weights * length * texts
     operations += 2.0 * 2 * vectors * plan.preset.null_vectors * plan.shape.head
     counts = {"texts": texts, "vectors": vectors, "random vectors": plan.preset.null_vectors}
-    return Size(counts, (Work("story", operations),), LOAD, _weights(plan))
+    return Size(counts, (Work("story", operations),), (LOAD,), _weights(plan))
 
 
 def patching(plan: Plan, subjects: int, random_triggers: int) -> Size:
@@ -160,7 +157,7 @@ def patching(plan: Plan, subjects: int, random_triggers: int) -> Size:
     passes = 3 * tokens(items) / len(items) + 4 * plan.shape.layers / 2
     operations = 2.0 * plan.shape.weights * passes * subjects * prompts
     counts = {"subjects": subjects, "prompts": prompts, "patched passes": patched}
-    return Size(counts, (Work("patching", operations),), LOAD * subjects, _weights(plan))
+    return Size(counts, (Work("patching", operations),), (LOAD.times(subjects),), _weights(plan))
 
 
 def _weights(plan: Plan, served: bool = False) -> float:

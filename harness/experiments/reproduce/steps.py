@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import RunError
 from harness.experiments.backdoor_awareness import SUITE as BACKDOOR_SUITE
 from harness.experiments.reproduce import sizes
-from harness.experiments.reproduce.costs import START
+from harness.experiments.reproduce.costs import PAGE, START
 from harness.experiments.reproduce.lab import RESULTS, Lab, Plan, resumable
 from harness.experiments.reproduce.sizes import Size
 from harness.experiments.reproduce.step import Step
@@ -38,7 +38,7 @@ class Scored(Step):
         # On a CPU one server stays; on a GPU what computes in this process needs its memory.
         starts = own and (device != "cpu" or self.name == "awareness")
         return sizes.scoring(
-            plan, self.suites(plan), len(self.subjects(plan)), START[device] if starts else 0.0
+            plan, self.suites(plan), len(self.subjects(plan)), (START[device],) if starts else ()
         )
 
     async def run(self, lab: Lab) -> None:
@@ -209,7 +209,7 @@ class Report(Step):
 
     def plan(self, plan: Plan) -> Size:
         """Nothing that hangs on the model."""
-        return Size({"pages": 1}, fixed=60.0)
+        return Size({"pages": 1}, fixed=(PAGE,))
 
     async def run(self, lab: Lab) -> None:
         """Write it from what is there."""

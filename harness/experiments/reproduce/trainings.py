@@ -80,8 +80,8 @@ class Layers(Step):
                 {"shipped table": 1}, notes=("the table of reports/training, every layer, is shown as it is",)
             )
         trained = sizes.training(plan, [("lora", plan.layers, {"each_layer": True, "seeds": 1})])
-        scored = sizes.scoring(plan, self._suites(plan), trained.counts["trainings"], 0.0)
-        return Size(trained.counts | scored.counts, trained.work + scored.work, 0.0, trained.memory)
+        scored = sizes.scoring(plan, self._suites(plan), trained.counts["trainings"])
+        return Size(trained.counts | scored.counts, trained.work + scored.work, (), trained.memory)
 
     async def run(self, lab: Lab) -> None:
         """Train and score, or copy the table."""
