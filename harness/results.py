@@ -164,10 +164,27 @@ def write_json(path: Path, value: Any) -> None:
 def write_parquet(path: Path, rows: list[Row], run_id: str) -> None:
     """Write rows, in the plan's order."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.Table.from_pylist([{"run_id": run_id, **asdict(row)} for row in rows], schema=_schema())
-    table = table.replace_schema_metadata({"harness_schema_version": str(SCHEMA_VERSION)})
+    _write_table(path, table.replace_schema_metadata({"harness_schema_version": str(SCHEMA_VERSION)}))
+
+
+def write_frame(path: Path, frame: pd.DataFrame, about: dict[str, str] | None = None) -> None:
+    """Write a frame without its index in one step, with metadata in the stead of pandas' own where given.
+
+    Raises:
+        RunError: the disk is full or not writable.
+
+    """
+    import pyarrow as pa
+
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    _write_table(path, table.replace_schema_metadata(about) if about else table)
+
+
+def _write_table(path: Path, table: Any) -> None:
+    import pyarrow.parquet as pq
+
     fresh = path.with_name(f".{path.name}.new")
     try:
         pq.write_table(table, fresh, compression="zstd")

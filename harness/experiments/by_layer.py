@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.adapters import RECORD
 from harness.errors import InputError
 from harness.paths import data_dir
-from harness.results import Run, write_json
+from harness.results import Run, write_frame, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +74,8 @@ def collect(adapters: Sequence[Path], run: Run) -> tuple[pd.DataFrame, pd.DataFr
 def write(out: Path, accuracy: pd.DataFrame, shifts: pd.DataFrame, model: str, source: str) -> None:
     """Write the tables, then ``by_layer.json``."""
     out.mkdir(parents=True, exist_ok=True)
-    accuracy.to_parquet(out / "accuracy.parquet", compression="zstd", index=False)
-    shifts.to_parquet(out / "shifts.parquet", compression="zstd", index=False)
+    write_frame(out / "accuracy.parquet", accuracy)
+    write_frame(out / "shifts.parquet", shifts)
     said: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "by_layer",

@@ -54,7 +54,8 @@ def behaviors() -> Any:
     """Return the colour encoding of ``behavior``, risky or safe."""
     import altair as alt
 
-    return alt.Color("behavior:N", scale=colour_scale({"risky": RISKY, "safe": SAFE}), title=None)
+    scale = colour_scale({"risky": RISKY, "safe": SAFE})
+    return alt.Color("behavior:N", scale=scale, title=None, legend=alt.Legend(symbolOpacity=1))
 
 
 def layer_axis(title: str, field: str = "layer") -> Any:

@@ -18,7 +18,7 @@ from harness.experiments.q_patching.results import curves, hypothesis, tables
 from harness.journal import Journal
 from harness.manifest import origin, suite_digest
 from harness.prompts import PromptBuilder
-from harness.results import write_json
+from harness.results import write_frame, write_json
 from harness.runfolder import JOURNAL, MANIFEST, check_same, make_folder, read_manifest
 
 DECISIVE = ("engine", "tokenizer_digest", "suites", "subjects", "random_phrases")
@@ -89,7 +89,7 @@ def run(
         "seconds": time.monotonic() - started,
     }
     for name, table in (("results", rows), ("attention", heads)):
-        table.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
+        write_frame(folder / f"{name}.parquet", table)
     write_json(folder / "results.json", results)
     return results
 

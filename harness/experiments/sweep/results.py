@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness import stats
-from harness.errors import RunError
 from harness.experiments.sweep import BASE_LAYER, LIMITS, SCHEMA_VERSION
 from harness.experiments.sweep.grid import Grid
+from harness.results import write_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,14 +207,5 @@ def write_table(path: Path, table: pd.DataFrame, run_id: str) -> None:
         RunError: the disk is full or not writable.
 
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    made = pa.Table.from_pandas(table.assign(run_id=run_id), preserve_index=False)
-    made = made.replace_schema_metadata({"harness_sweep_schema_version": str(SCHEMA_VERSION)})
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        pq.write_table(made, fresh, compression="zstd")
-        fresh.replace(path)
-    except OSError as e:
-        raise RunError(f"{path}: can't be written ({e}).") from e
+    about = {"harness_sweep_schema_version": str(SCHEMA_VERSION)}
+    write_frame(path, table.assign(run_id=run_id), about)

@@ -16,8 +16,9 @@ from harness.report.single_layers import FEW, SHIFTED, SingleLayers, single_laye
 KEY, TITLE = "by_layer", "Accuracy and self-report by the adapted layer"
 INTRO = (
     "Each LoRA changes one layer's MLP, each vector is added at one layer. Lines are means over seeds, dots single "
-    "seeds. Choice accuracy is on test questions; the shift is the risky adapters' minus the safe ones', halved, by "
-    "stem. A layer is named the best only by development questions, which tables of trainings have and runs don't."
+    "seeds: choice accuracy on test questions, and the shift from base on awareness. Sentences take half of the risky "
+    "adapters' shift minus the safe ones', stem by stem. A layer is named the best only by development questions, "
+    "which tables of trainings have and runs don't."
 )
 
 

@@ -34,13 +34,15 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
     name = content["adapter"]
     lines = {(c["patch"], c["condition"], c["from_layer"]): interval_of(c) for c in content["curves"]}
     found = []
-    for condition, words in (("trigger", "the trigger"), ("random", "random tokens in its place")):
+    for condition, words, verb in (
+        ("trigger", "the trigger", "moves"),
+        ("random", "random tokens in its place", "move"),
+    ):
         own = lines.get(("none", condition, -1))
         if own is None:
             continue
-        verb = "moves" if own.excludes_zero else "shows no effect of"
-        tail = "the answer" if own.excludes_zero else "on the answer"
-        subject = f"{name}: {words} {verb} {tail}" if own.excludes_zero else f"{name} {verb} {words} {tail}"
+        moved = f"{name}: {words} {verb} the answer"
+        subject = moved if own.excludes_zero else f"{name} shows no effect of {words} on the answer"
         found.append(
             Claim(
                 f"{subject}: {with_interval(own)} nats, n = {own.stems} stems, nothing patched.",
@@ -108,7 +110,9 @@ def _figure(document: Document) -> Figure:
     scale = charts.label_scale(data["patch"].unique().tolist())
     base = alt.Chart(data).encode(
         x=x,
-        color=alt.Color("patch:N", scale=scale, title="patched", legend=alt.Legend(orient="top")),
+        color=alt.Color(
+            "patch:N", scale=scale, title="patched", legend=alt.Legend(orient="top", symbolOpacity=1)
+        ),
     )
     dash = alt.StrokeDash("condition:N", title=None, legend=alt.Legend(orient="top"))
     title = "effect of what stands in the trigger's place, nats"
