@@ -52,9 +52,8 @@ def main() -> int:
                     stderr=subprocess.STDOUT,
                     check=False,
                 ).returncode
-                if code:
-                    log.seek(0)
-                    print(log.read()[-3000:], file=sys.stderr)
+                log.seek(0)
+                print(log.read()[-5000:], file=sys.stderr)
             steps.append(
                 {
                     "target": target,
