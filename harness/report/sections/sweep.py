@@ -182,7 +182,7 @@ def _grid_chart(rows: pd.DataFrame) -> Any:
         alt.Chart(data)
         .mark_rect()
         .encode(
-            x=alt.X("layer:O", title="steered layer, from 0", axis=alt.Axis(labelAngle=0)),
+            x=alt.X("layer:O", title="steered layer, from 0", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("alpha:O", sort=order, title="α"),
             color=alt.Color(
                 "shift:Q", title="shift, nats",
