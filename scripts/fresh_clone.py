@@ -39,6 +39,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True
+        )
         environment = os.environ | {"HARNESS_CACHE": f"{folder}/cache", "PIP_CACHE_DIR": f"{folder}/pip"}
         for number, target in enumerate(targets):
             state = "again" if target in targets[:number] else "cold"
@@ -64,9 +67,6 @@ def main() -> int:
                 }
             )
             print(steps[-1], flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     found = {
         "commit": commit.stdout.strip(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
