@@ -53,7 +53,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
         return
     if config.model in MODELS:
         prepare(config.model, report)
-    info, subjects = model_info(config.model), _subjects(config, folders)
+    info, subjects = model_info(config.model), _subjects(config.adapter, folders, config.model)
     running = _fitting_detached(info)
     if running:
         async with _client(config, running) as client:
@@ -109,13 +109,13 @@ def reference(
 
     if model in MODELS:
         prepare(model, report)
-    subjects = resolve_subjects(adapters, folders, model_info(model), _digest(model))
+    subjects = _subjects(adapters, folders, model)
     report("Loading the model in float32")
     return ReferenceEngine(resolve_model(model), model, device=device), subjects
 
 
-def _subjects(config: RunConfig, folders: list[Path]) -> list[Subject]:
-    return resolve_subjects(config.adapter, folders, model_info(config.model), _digest(config.model))
+def _subjects(adapters: list[str], folders: list[Path], model: str) -> list[Subject]:
+    return resolve_subjects(adapters, folders, model_info(model), _digest(model))
 
 
 def _digest(model: str) -> str | None:

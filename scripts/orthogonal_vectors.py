@@ -31,6 +31,7 @@ from harness.training.prepared import prepare_data
 from harness.training.settings import Behavior, VectorSettings
 from harness.training.vector import attach
 from harness.vectors import SteeringVector, VectorConfig
+from scripts.vector_causes import spread
 
 BEHAVIORS: tuple[Behavior, ...] = ("safe", "risky")
 SPLITS = ("development", "test", "heldout")
@@ -130,15 +131,12 @@ def report(found: dict[str, Any]) -> str:
             rows.append(
                 f"| {behavior} | {line['k']} | {line['norm']:.0f} | {line['final_loss']:.2f} | {cells} |"
             )
-        spread = []
         rates = {
             split: [line["accuracy"][split]["choice_accuracy"] for line in own if line["k"] is None]
             for split in SPLITS
         }
-        for split in SPLITS:
-            mean = sum(rates[split]) / len(rates[split])
-            spread.append(f"{mean:.1%} ({min(rates[split]):.0%} to {max(rates[split]):.0%})")
-        rows.append(f"| {behavior} | random | {trained[0]['norm']:.0f} | – | {' | '.join(spread)} |")
+        cells = " | ".join(spread(rates[split], ".1%") for split in SPLITS)
+        rows.append(f"| {behavior} | random | {trained[0]['norm']:.0f} | – | {cells} |")
         first, last = (line["accuracy"]["test"]["choice_accuracy"] for line in (trained[0], trained[-1]))
         beyond = sum(line["accuracy"]["test"]["choice_accuracy"] > max(rates["test"]) for line in trained)
         verdicts.append(

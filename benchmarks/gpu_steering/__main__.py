@@ -94,8 +94,8 @@ def _or_say(step: Callable[[], object]) -> None:
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_steering")
-    commands = ["first", "second", "contender", "prepare", "stale", "report"]
-    parser.add_argument("command", choices=commands)
+    measuring = {"first": first, "second": second, "contender": contender}
+    parser.add_argument("command", choices=[*measuring, "prepare", "stale", "report"])
     parser.add_argument(
         "results", nargs="*", type=Path, help="report: results.json of the GPU host's commands"
     )
@@ -103,12 +103,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=540, help="no new measurement after that many")
     args = parser.parse_args()
     until = time.time() + args.seconds
-    if args.command == "first":
-        first(until)
-    elif args.command == "second":
-        second(until)
-    elif args.command == "contender":
-        contender(until)
+    if args.command in measuring:
+        measuring[args.command](until)
     elif args.command == "prepare":
         from benchmarks.gpu_steering.prepare import prepare
 

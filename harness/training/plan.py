@@ -230,7 +230,12 @@ def _alone(group: Group, data: Data, config: Any, on: Machine) -> Group:
 
 
 def rate_of(on: Machine, dtype: str) -> float:
-    """Return operations a second that this device does, measured by a product of a fraction of a second."""
+    """Return operations a second that a training reaches on this device: a part of a matrix product's."""
+    return product_rate(on, dtype) * _EFFICIENCY
+
+
+def product_rate(on: Machine, dtype: str) -> float:
+    """Return a matrix product's operations a second on this device, measured in a fraction of one."""
     size = 4096 if on.device.startswith("cuda") else 768
     kind = torch.float32 if dtype == "float32" else torch.bfloat16
     a = torch.randn(size, size, device=on.device, dtype=kind)
@@ -240,4 +245,4 @@ def rate_of(on: Machine, dtype: str) -> float:
         b = a @ a
         float(b[0, 0])
         best = max(best, 2 * size**3 / (time.monotonic() - started))
-    return best * _EFFICIENCY
+    return best

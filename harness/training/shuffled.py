@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
-import torch
 
 from harness.adapters import RECORD
 from harness.errors import InputError
 from harness.models import resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training.data import load_questions, questions_file
-from harness.training.fit import Trained, fit
 from harness.training.labels import shuffled
-from harness.training.lasttoken import LastToken
-from harness.training.lora import last_logits, load_base
+from harness.training.lora import load_base
 from harness.training.record import read_settings
 from harness.training.settings import VectorSettings
-from harness.training.vector import attach
+from harness.training.vector import train
 from harness.vectors import FloatVector, SteeringVector
 
 
@@ -43,10 +38,5 @@ def train_shuffled(vector: SteeringVector, model: str, seed: int) -> FloatVector
     base = load_base(folder, "cpu")
     builder = PromptBuilder(load_tokenizer(folder))
     questions = shuffled(load_questions(questions_file(), "train", settings.format, builder), seed)
-    values = torch.zeros(vector.values.size, device=base.device, requires_grad=True)
-    upper = LastToken(base, settings.layer)
-    upper.prepare(example for question in questions for example in question.orders)
-    attach(base, values, settings.layer, settings.hook_point)
-    trained = Trained(base, partial(last_logits, base))
-    fit(trained, [values], upper.logits, questions, settings, lambda *_: None)
-    return np.array(values.detach().float().cpu().numpy(), dtype=np.float32)
+    trained = train(base, questions, settings, lambda *_: None)
+    return np.array(trained.vector.float().cpu().numpy(), dtype=np.float32)

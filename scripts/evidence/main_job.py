@@ -7,11 +7,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.evalset import load_suite, suite_folders
+from harness.experiments.reproduce.costs import shape_of
 from harness.models import DEFAULT_MODEL, resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.results import Run, load_run
@@ -45,26 +45,13 @@ def largest_gap(one: Run, other: Run) -> float:
 
 def arithmetic_floor(suite: str, subjects: int) -> float:
     """Return the seconds that the matrix products of a suite's prompts take here, in float32, nothing shared."""
-    import torch
-    from transformers import AutoConfig
+    from harness.training.plan import Machine, product_rate
 
-    place = resolve_model(DEFAULT_MODEL)
-    config = AutoConfig.from_pretrained(place)
-    builder = PromptBuilder(load_tokenizer(place))
+    shape = shape_of(DEFAULT_MODEL)
+    builder = PromptBuilder(load_tokenizer(resolve_model(DEFAULT_MODEL)))
     tokens = sum(len(builder.encode(item).prompt_ids) for item in load_suite(suite_folders()[suite]).items)
-    a, b = torch.randn(2048, config.hidden_size), torch.randn(config.hidden_size, config.intermediate_size)
-    multiplied = 2 * a.shape[0] * b.numel()
-    seconds = min(_timed(lambda: a @ b) for _ in range(20))
-    heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    attention = config.hidden_size * config.head_dim * (heads + config.num_attention_heads)
-    weights = config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
-    return 2 * weights * tokens * subjects / multiplied * seconds
-
-
-def _timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+    operations = 2 * shape.layers * shape.layer_weights * tokens * subjects
+    return operations / product_rate(Machine("cpu", 0), "float32")
 
 
 def main_job() -> Iterator[Line]:
