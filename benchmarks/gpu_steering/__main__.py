@@ -42,6 +42,14 @@ def first(until: float) -> None:
     servers.keep_logs(["plain", "plugin", "lora"])
 
 
+def more(until: float) -> None:
+    """Measure further rounds on the servers that ``first`` left running."""
+    from benchmarks.gpu_steering import servers, speed
+
+    speed.speed(["plugin", "lora"], until)
+    servers.keep_logs(["plain", "plugin", "lora"])
+
+
 def second(until: float) -> None:
     """Put hooks without compilation in the LoRA server's place, look into a step, and measure on."""
     from benchmarks.gpu_steering import profiles, servers, speed
@@ -94,7 +102,7 @@ def _or_say(step: Callable[[], object]) -> None:
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_steering")
-    measuring = {"first": first, "second": second, "contender": contender}
+    measuring = {"first": first, "more": more, "second": second, "contender": contender}
     parser.add_argument("command", choices=[*measuring, "prepare", "stale", "report"])
     parser.add_argument(
         "results", nargs="*", type=Path, help="report: results.json of the GPU host's commands"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.gpu_steering.client import DECODED, decoding, scoring, timed
 from benchmarks.gpu_steering.places import NAME, SEQS, changing, read, shape
 
-PROMPTS = 3 * SEQS
+PROMPTS = 6 * SEQS
 """Scoring requests a measurement."""
 
 
@@ -50,9 +50,9 @@ def settings(kinds: list[str]) -> list[Setting]:
         Setting("lora", "scoring 8 LoRAs mixed", loras, 3),
         Setting("lora", f"scoring 8 LoRAs + {many} mixed", with_loras, 3),
         Setting("plugin", f"scoring {many}, relative", rel, 3),
-        Setting("plugin", "scoring 1 spec", one[:1], 2),
-        Setting("plugin", "scoring 16 specs", one[:16], 2),
-        Setting("plugin", "scoring 64 specs", one[:64], 2),
+        Setting("plugin", "scoring 1 spec", one[:1], 4),
+        Setting("plugin", "scoring 16 specs", one[:16], 6),
+        Setting("plugin", "scoring 64 specs", one[:64], 4),
         Setting("lora", "scoring LoRAs beside vectors", beside, 2),
         Setting("lora", "scoring LoRA on, plain requests", (NAME,), 1),
         Setting("eager", "decode idle", (NAME,), 2),
