@@ -42,12 +42,18 @@ def first(until: float) -> None:
     servers.keep_logs(["plain", "plugin", "lora"])
 
 
-def more(until: float) -> None:
-    """Measure further rounds on the servers that ``first`` left running."""
-    from benchmarks.gpu_steering import servers, speed
+def more(until: float, labels: list[str]) -> None:
+    """Measure further rounds beside a plain server, of these settings alone if any are named."""
+    from benchmarks.gpu_steering import prepare, servers, speed
 
-    speed.speed(["plugin", "lora"], until)
-    servers.keep_logs(["plain", "plugin", "lora"])
+    if not CHECKPOINT_DONE.exists():
+        prepare.checkpoint()
+    kinds = ["plain", "plugin"]
+    if missing := [kind for kind in kinds if not servers.healthy(kind)]:
+        servers.start(missing)
+        servers.wait(missing, 400)
+    speed.speed(["plugin"], until, labels)
+    servers.keep_logs(kinds)
 
 
 def second(until: float) -> None:
@@ -102,17 +108,20 @@ def _or_say(step: Callable[[], object]) -> None:
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_steering")
-    measuring = {"first": first, "more": more, "second": second, "contender": contender}
-    parser.add_argument("command", choices=[*measuring, "prepare", "stale", "report"])
+    measuring = {"first": first, "second": second, "contender": contender}
+    parser.add_argument("command", choices=[*measuring, "more", "prepare", "stale", "report"])
     parser.add_argument(
         "results", nargs="*", type=Path, help="report: results.json of the GPU host's commands"
     )
     parser.add_argument("--note", action="append", default=[], help="report: a paragraph at its top")
     parser.add_argument("--seconds", type=float, default=540, help="no new measurement after that many")
+    parser.add_argument("--only", action="append", default=[], help="more: only the setting of this label")
     args = parser.parse_args()
     until = time.time() + args.seconds
     if args.command in measuring:
         measuring[args.command](until)
+    elif args.command == "more":
+        more(until, args.only)
     elif args.command == "prepare":
         from benchmarks.gpu_steering.prepare import prepare
 

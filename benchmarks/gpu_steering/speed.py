@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.gpu_steering.client import DECODED, decoding, scoring, timed
@@ -63,8 +64,12 @@ def settings(kinds: list[str]) -> list[Setting]:
     return [setting for setting in found if setting.kind in kinds]
 
 
-def speed(kinds: list[str], until: float) -> None:
-    """Measure until every setting has its rounds or the time is up; a plain measurement serves all neighbours."""
+def speed(kinds: list[str], until: float, labels: Sequence[str] = ()) -> None:
+    """Measure until every setting has its rounds or the time is up; a plain measurement serves all neighbours.
+
+    A round goes through its settings in a random order, so that none stands always beside the same.
+    Settings named by their ``labels`` are measured alone, and until the time is up.
+    """
     rng = random.Random(time.time_ns())
 
     def measure(kind: str, decode: bool, models: tuple[str, ...]) -> float:
@@ -73,20 +78,21 @@ def speed(kinds: list[str], until: float) -> None:
         seconds = timed(kind, [maker(rng, models[i % len(models)]) for i in range(count)])
         return count * (DECODED if decode else 1) / seconds
 
-    plan = settings(kinds)
+    plan = [s for s in settings(kinds) if not labels or s.label in labels]
     for decode in (True, False):
-        measure("plain", decode, (NAME,))
         for kind in kinds:
             # What a server does for the first time (vectors brought to the device, kernels loaded) isn't its pace.
-            of_kind = [s.models for s in plan if s.kind == kind and s.decode == decode]
-            measure(kind, decode, max(of_kind, key=len))
+            if of_kind := [s.models for s in plan if s.kind == kind and s.decode == decode]:
+                measure("plain", decode, (NAME,))
+                measure(kind, decode, max(of_kind, key=len))
     while True:
         done = read().get("speed", {})
-        left = [s for s in plan if len(done.get(s.kind, {}).get(s.label, [])) < s.rounds]
+        left = [s for s in plan if labels or len(done.get(s.kind, {}).get(s.label, [])) < s.rounds]
         if not left:
             return
         for decode in (True, False):
             group = [s for s in left if s.decode == decode]
+            rng.shuffle(group)
             before = measure("plain", decode, (NAME,)) if group else 0.0
             for pair in (group[i : i + 2] for i in range(0, len(group), 2)):
                 if time.time() > until:
