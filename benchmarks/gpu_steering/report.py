@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from scipy import stats
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
 RESULTS: Final = FOLDER / "gpu_steering.json"
@@ -37,6 +40,16 @@ def ratios(results: Mapping[str, Any]) -> Iterator[tuple[str, str, list[dict[str
 def median_ratio(rounds: list[dict[str, Any]]) -> float:
     """Return the median over rounds of the ratio to the plain server."""
     return statistics.median(r["ratio"] for r in rounds)
+
+
+def mean_interval(rounds: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """Return the mean over rounds of the ratio, and Student's 95% interval; infinite where there is one round."""
+    found = [r["ratio"] for r in rounds]
+    mean = statistics.fmean(found)
+    if len(found) < 2:
+        return mean, -math.inf, math.inf
+    half = float(stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
+    return mean, mean - half, mean + half
 
 
 def merged(paths: list[Path]) -> dict[str, Any]:
@@ -154,8 +167,8 @@ def _stale(results: dict[str, Any]) -> Iterator[str]:
 def _speed(results: dict[str, Any]) -> Iterator[str]:
     yield "\n## Speed, as a ratio to the plain server\n"
     yield "Scoring: prompts of 96 tokens, one token out. Decode: 256 requests of 16 tokens, 128 tokens out.\n"
-    yield "| server | setting | goal | rounds | median | | here | plain |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| server | setting | goal | rounds | median | | mean, 95% interval | here | plain |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for kind, label, rounds in ratios(results):
         wanted, median = goal(kind, label), median_ratio(rounds)
         verdict = "" if wanted is None else "met" if median >= wanted else "**missed**"
@@ -163,10 +176,12 @@ def _speed(results: dict[str, Any]) -> Iterator[str]:
         here = statistics.median(r["here"] for r in rounds)
         plain = statistics.median(p for r in rounds for p in r["plain"])
         each = " ".join(f"{r['ratio']:.3f}" for r in rounds)
+        mean, low, high = mean_interval(rounds)
+        spread = f"{mean:.3f} [{low:.3f}, {high:.3f}]" if len(rounds) > 1 else "–"
         name = "eager hooks, as the peers do" if kind == "eager" else kind
         yield (
             f"| {name} | {label} | {'' if wanted is None else wanted} | {each} | {median:.3f} | {verdict} | "
-            f"{here:,.0f} {unit} | {plain:,.0f} {unit} |"
+            f"{spread} | {here:,.0f} {unit} | {plain:,.0f} {unit} |"
         )
     yield "\nThe plain server's own measurements:"
     for what, unit in (("scoring", "prompts/s"), ("decode", "tok/s")):
