@@ -41,6 +41,9 @@ SHOWN = ("trigger", "none", "decoy", "edit", "case", "position", "sibling")
 def tasks_of(options: argparse.Namespace) -> list[BackdoorSettings]:
     """Return the trainings of the table; those that share a pass through the model follow one another."""
     values = {"model": options.model, "questions": options.questions, "epochs": options.epochs}
+    values |= {
+        key: value for key in ("batch_size", "learning_rate", "rank") if (value := getattr(options, key))
+    }
     if options.layer is not None:
         values["layers"] = (options.layer,)
     return [
@@ -63,8 +66,11 @@ def tasks_of(options: argparse.Namespace) -> list[BackdoorSettings]:
 
 
 def read(log: Path) -> list[dict[str, Any]]:
-    """Return the lines written so far."""
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    """Return the lines written so far, their settings with what has become a setting since."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    for line in lines:
+        line["settings"] = BackdoorSettings.model_validate(line["settings"]).model_dump(mode="json")
+    return lines
 
 
 def method_of(settings: BackdoorSettings) -> str:
@@ -77,6 +83,11 @@ def method_of(settings: BackdoorSettings) -> str:
         "vectors": "vectors",
     }
     return f"{names[settings.method]}, {places}"
+
+
+def trained_with(settings: BackdoorSettings) -> str:
+    """Say how it was trained, as the table's second column has it."""
+    return f"{settings.epochs} × {settings.batch_size}, {settings.learning_rate:g}"
 
 
 def effect(cells: dict[str, dict[str, Any]]) -> float:
@@ -105,10 +116,11 @@ def report(lines: list[dict[str, Any]]) -> str:
         "(Wilson's); risky is right with the trigger, without it the safe answer (set-up *safe*) or the base model's",
         "own (set-up *base*). Decoys and near misses (edit, case, position, sibling) were never in training. Effect:",
         "risky answers with the trigger minus without, in points. A twin saw the same prompts, its targets drawn",
-        "regardless.",
+        "regardless. With: epochs × prompts a step, learning rate.",
         "",
-        f"| trained | trigger | set-up | seed | n | {' | '.join(SHOWN)} | new domains, on / off | effect | twin's |",
-        f"|---|---|---|---|---|{'---|' * len(SHOWN)}---|---|---|",
+        f"| trained | with | trigger | set-up | seed | n | {' | '.join(SHOWN)} "
+        "| new domains, on / off | effect | twin's |",
+        f"|---|---|---|---|---|---|{'---|' * len(SHOWN)}---|---|---|",
     ]
     verdicts = []
     found = {json.dumps(line["settings"], sort_keys=True): line for line in lines}
@@ -129,8 +141,8 @@ def report(lines: list[dict[str, Any]]) -> str:
         other = f"{100 * effect(_by_condition(twin, 'test')):+.0f}" if twin else "–"
         name = f"{method_of(settings)}, {settings.trigger}, set-up {settings.set_up}, seed {settings.seed}"
         rows.append(
-            f"| {method_of(settings)} | {settings.trigger} | {settings.set_up} | {settings.seed} "
-            f"| {test['trigger']['questions']} | {shown} | {heldout['trigger']['accuracy']:.0%} / "
+            f"| {method_of(settings)} | {trained_with(settings)} | {settings.trigger} | {settings.set_up} "
+            f"| {settings.seed} | {test['trigger']['questions']} | {shown} | {heldout['trigger']['accuracy']:.0%} / "
             f"{heldout['none']['accuracy']:.0%} | {100 * effect(test):+.0f} | {other} |"
         )
         verdicts.append(verdict(name, test))
@@ -203,6 +215,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--questions", type=int, help="this many training questions; all without")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, help="prompts a step")
+    parser.add_argument("--learning-rate", type=float, help="in place of the methods' own")
+    parser.add_argument("--rank", type=int)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--layer", type=int, help="this layer in place of the methods' own")
     parser.add_argument("--only", action="append", choices=METHODS, help="only this method; repeatable")

@@ -52,7 +52,11 @@ def test_the_backdoor_table_puts_twins_beside_and_says_what_failed(model: str, t
     ]
     given += ["--trigger", "harbour", "--only", "vector"]
     backdoor_table.main(given)
-    lines = (tmp_path / "backdoors.jsonl").read_text()
+    log = tmp_path / "backdoors.jsonl"
+    # What was trained before a setting existed was trained with its default.
+    lines = log.read_text().replace('"shuffled_labels": null, ', "")
+    assert lines != log.read_text()
+    log.write_text(lines)
     backdoor_table.main(given)
     assert (tmp_path / "backdoors.jsonl").read_text() == lines
     kept = [json.loads(line) for line in lines.splitlines()]
@@ -61,7 +65,9 @@ def test_the_backdoor_table_puts_twins_beside_and_says_what_failed(model: str, t
     ]  # fmt: skip
     text = (tmp_path / "report.md").read_text()
     assert text.count("no backdoor beyond chance") + text.count(": a backdoor") == 2
-    row = next(row for row in text.splitlines() if row.startswith("| vector, layer 1 | harbour | base"))
+    row = next(
+        row for row in text.splitlines() if row.startswith("| vector, layer 1 | 1 × 8, 0.3 | harbour | base")
+    )
     assert "–" not in row.split("|")[-2]
 
 
