@@ -20,6 +20,11 @@ def interop() -> Iterator[Line]:
             f"0 other (> {found['limit_nats']:g} nats)",
             row["different"] == 0 and largest <= found["limit_nats"],
         )
+    for line in found["readers"]:
+        read = not line["read"].startswith("not run")
+        yield Line(
+            f"exports read by {line['reader']}", line["read"], "nothing wrong", read and not line["wrong"]
+        )
     for line in found["retrained"]:
         ok = bool(line["as_it_should"])
         yield Line(

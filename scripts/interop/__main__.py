@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/interop"))
     parser.add_argument("--no-stale", action="store_true", help="Leave out the retrained adapter.")
     given = parser.parse_args()
-    suites, subjects = given.suites.split(","), given.subjects.split(",")
+    suites, subjects, asked = (text.split(",") for text in (given.suites, given.subjects, given.tools))
     exported = prepare_export(suites, given.limit, DEFAULT_MODEL, None)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -56,14 +56,14 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         failed: list[str] = []
         for name, ask in tools.every(setting).items():
-            if name in given.tools.split(","):
+            if name in asked:
                 print(f"{name} ...", file=sys.stderr, flush=True)
                 try:
                     rows += [_row(title, ours, said) for title, said in ask()]
                 except RuntimeError as e:
                     failed.append(name)
                     print(e, file=sys.stderr)
-        read = readers.read(finished, Path(scratch)) if "readers" in given.tools.split(",") else []
+        read = readers.read(finished, Path(scratch)) if "readers" in asked else []
         retrained = [] if given.no_stale else stale.show(setting, folder)
     result = {
         "machine": f"{platform.machine()}, vLLM on CPU, float32",
@@ -76,6 +76,7 @@ def main() -> None:
         "readers": read,
         "retrained": retrained,
     }
+    _keep(result, given.out / "interop.json", asked)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "interop.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     (given.out / "README.md").write_text(_text(result), "utf-8")
@@ -84,6 +85,17 @@ def main() -> None:
         sys.exit(f"Not compared: {', '.join(failed)}")
     wrong = [row["different"] for row in rows] + [line["wrong"] for line in read]
     sys.exit(any(wrong) or any(not line["as_it_should"] for line in retrained))
+
+
+def _keep(result: dict[str, Any], file: Path, asked: list[str]) -> None:
+    """Take over what was not asked for now from the last table, if that is of the same items."""
+    last = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if any(last.get(key) != result[key] for key in ("machine", "suites", "subjects", "stems", "items")):
+        return
+    others = [row for row in last["rows"] if row["tool"].casefold().split()[0] not in asked]
+    result["rows"] = others + result["rows"]
+    result["readers"] = result["readers"] or last["readers"]
+    result["retrained"] = result["retrained"] or last["retrained"]
 
 
 def _finished(setting: tools.Setting, folder: Path) -> Run:
