@@ -13,7 +13,7 @@ from typing import Any, Final
 from benchmarks.gpu_steering.places import NAME, SEQS, shape
 
 HOOKS: Final = ("mlp_out", "resid_post")
-SCALES: Final = ("1", "0.3rel")
+SCALES: Final = ("3", "1rel")
 SELECTORS: Final = ("last", "pos-2", "all", "prompt", "generated")
 LENGTHS: Final = (5, 15, 16, 17, 31, 32, 33, 47, 48, 64, 96, 130)
 """Tokens of a prompt, around multiples of the GPU's block of 16."""

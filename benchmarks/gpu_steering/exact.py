@@ -57,6 +57,11 @@ def against_reference(kind: str, which: str, cases: list[Case]) -> None:
             [e for case, e in zip(cases, errors, strict=True) if case.steered]
         )
     found["the same again, warm"] = summary(gaps(rounds[1], rounds[2]))
+    plain = [i for i, case in enumerate(cases) if not case.steered]
+    beside = ask(kind, cases, bare=True)
+    found["plain requests, steered neighbours against plain ones"] = summary(
+        gaps([rounds[1][i] for i in plain], [beside[i] for i in plain])
+    )
     moved = [
         float(np.abs(right[i] - reference[f"{which}/{i}/bare"]).max())
         for i in range(len(cases))

@@ -21,7 +21,7 @@ CITED: Final = (
 
 def goal(kind: str, label: str) -> float | None:
     """Return the ratio to the plain server that the project asks of a setting; None where it asks nothing."""
-    if kind == "eager" or label in ("scoring LoRA on, plain requests", "scoring LoRAs beside vectors"):
+    if kind == "eager" or label == "scoring LoRA on, plain requests":
         return None
     if "LoRA" in label:
         return 0.95

@@ -40,6 +40,7 @@ def settings(kinds: list[str]) -> list[Setting]:
     everywhere = tuple(f"{v}@all" for v in one)
     with_loras = tuple(f"{loras[i % 8]}+{v}" for i, v in enumerate(one))
     beside = tuple(model for i, v in enumerate(one) for model in (loras[i % 8], v))
+    beside_all = tuple(model for i, v in enumerate(everywhere) for model in (loras[i % 8], v))
     found = [
         Setting("plugin", "decode idle", (NAME,), 8),
         Setting("plugin", f"decode {many}, one layer", everywhere, 8),
@@ -54,7 +55,13 @@ def settings(kinds: list[str]) -> list[Setting]:
         Setting("plugin", "scoring 1 spec", one[:1], 4),
         Setting("plugin", "scoring 16 specs", one[:16], 6),
         Setting("plugin", "scoring 64 specs", one[:64], 4),
-        Setting("lora", "scoring LoRAs beside vectors", beside, 2),
+        Setting("plugin", f"decode {many}, relative", tuple(f"{v}@all" for v in rel), 3),
+        Setting("plugin", "decode 1 spec", everywhere[:1], 3),
+        Setting("plugin", "decode 16 specs", everywhere[:16], 3),
+        Setting("plugin", "decode 64 specs", everywhere[:64], 3),
+        Setting("lora", f"decode 8 LoRAs + {many} mixed", tuple(f"{m}@all" for m in with_loras), 3),
+        Setting("lora", "decode LoRAs beside vectors", beside_all, 3),
+        Setting("lora", "scoring LoRAs beside vectors", beside, 3),
         Setting("lora", "scoring LoRA on, plain requests", (NAME,), 1),
         Setting("eager", "decode idle", (NAME,), 2),
         Setting("eager", f"decode {many}, one layer", everywhere, 2),

@@ -21,7 +21,7 @@ for place in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir(
         task = get_file_task_name(Path(name).name)
         if f"|{task}" not in table:
             sys.exit(f"{name}: its task is not in lm-eval's table\n{table}")
-        for line in Path(name).read_text("utf-8").splitlines():
+        for line in Path(name).read_text("utf-8").rstrip("\n").split("\n"):
             sample = json.loads(line)
             logit_diff, item = sample["logit_diff"], sample["doc"]["id"]
             found.append({"model": result["model_name"], "task": task, "id": item, "logit_diff": logit_diff})
