@@ -52,7 +52,7 @@ def _every_eval_ever(run: Run, folder: Path) -> list[dict[str, Any]]:
     name = f"every_eval_ever {environments.versions()['every-eval-ever']}: validate"
     python = environments.every_eval_ever()
     if python is None:
-        return [{"reader": name, "read": "not run: it needs Python 3.12", "wrong": []}]
+        return [{"reader": name, "read": "nothing", "wrong": ["it needs Python 3.12 or newer on PATH"]}]
     made = export_records(run, folder, "interop", "other")
     files = [str(path.relative_to(folder)) for path in sorted((folder / "data").rglob("*.json*"))]
     wrong = []
