@@ -39,7 +39,7 @@ pages: setup-test  ## Rebuild the reference report from its runs, test pages in 
 reproduce-killed: setup-test  ## Reproduce everything undisturbed and again killed twice, and compare: two hours
 	$(PY) -m scripts.reproduce_killed reports/reproduce --seed 1
 
-interop: setup-test  ## Score suites through lm-eval, Inspect, promptfoo, openai and curl, and compare each item: half an hour
+interop: setup-test  ## Score suites through lm-eval, Inspect, promptfoo, openai and curl, and compare each item: an hour on two cores
 	$(PY) -m scripts.interop
 
 evidence: setup-test  ## Print every claim with its figure and bound: a few minutes; PARTS="chaos" for some
