@@ -213,20 +213,32 @@ def load_run(path: str | Path) -> Run:
     """Load a finished run's folder.
 
     Raises:
-        InputError: it isn't a finished run's folder, or of another schema version.
+        InputError: it isn't a finished run's folder, but another experiment's, or of another schema version.
 
     """
     import pandas as pd
 
     folder = Path(path)
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        results = json.loads((folder / "results.json").read_text("utf-8"))
-    except FileNotFoundError as e:
-        raise InputError(f"{folder}: is not a finished run ({Path(e.filename).name} is missing).") from e
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder}: can't be read ({e}).") from e
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    manifest = _read_object(folder, "manifest.json")
+    if (kind := manifest.get("kind")) is not None:
+        raise InputError(
+            f"{folder}: holds a result of kind '{kind}', not a run; valid are folders of harness run and "
+            f"harness compare. What this one says: harness report {folder}"
+        )
+    version = manifest.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{folder}: has schema version {version}; this harness reads {SCHEMA_VERSION}.")
+    results = _read_object(folder, "results.json")
     return Run(folder, manifest, results, pd.read_parquet(folder / "results.parquet"))
+
+
+def _read_object(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / name).read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise InputError(f"{folder}: is not a finished run ({name} is missing).") from e
+    except (OSError, ValueError) as e:
+        raise InputError(f"{folder}: can't be read ({e}).") from e
+    if not isinstance(content, dict):
+        raise InputError(f"{folder / name}: is not a JSON object.")
+    return content

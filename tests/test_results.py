@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from harness.errors import InputError
 from harness.evalset import load_evalset
-from harness.results import Row, load_run, make_cell
+from harness.results import SCHEMA_VERSION, Row, load_run, make_cell
+from tests.conftest import run_cli
 
 
 def row(stem: str, diff: float, shift: float | None, top: int = 1) -> Row:
@@ -43,3 +45,30 @@ def test_base_has_no_shift_and_no_accuracy() -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a finished run"):
         load_run(tmp_path)
+
+
+SWEEP = Path(__file__).resolve().parents[1] / "reports" / "sweep" / "safe_vec_l22_last"
+
+
+@pytest.mark.parametrize("kind", ["q_patching", "sweep"])
+def test_another_experiments_folder_is_refused(kind: str, tmp_path: Path) -> None:
+    folder = SWEEP if kind == "sweep" else tmp_path
+    if kind != "sweep":
+        (tmp_path / "manifest.json").write_text(json.dumps({"kind": kind, "schema_version": SCHEMA_VERSION}))
+    with pytest.raises(InputError, match=f"kind '{kind}', not a run; valid are .*harness run") as refused:
+        load_run(folder)
+    assert str(refused.value).startswith(f"{folder}: ")
+    assert str(refused.value).endswith(f"harness report {folder}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["csv", "parquet", "inspect", "lm-eval-results", "every-eval-ever --organization us"],
+)
+def test_a_sweep_can_not_be_exported(command: str, tmp_path: Path) -> None:
+    kind, *more = command.split()
+    done = run_cli("export", kind, str(SWEEP), "--output", str(tmp_path / "out"), *more)
+    assert done.returncode == 2
+    assert f"{SWEEP}: holds a result of kind 'sweep', not a run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
