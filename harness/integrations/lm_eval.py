@@ -48,14 +48,22 @@ def export_tasks(
         (_HERE / "templates" / "lm_eval.md.j2").read_text("utf-8")
     )
     files["README.md"] = template.render(
-        suites=exported.suites, tokenizer=exported.tokenizer, commands=commands, left_out=left_out
+        suites=exported.suites,
+        tokenizer=exported.tokenizer,
+        base=exported.base,
+        commands=commands,
+        left_out=left_out,
     )
     write_files(folder, files)
     return commands, left_out
 
 
 def command(folder: Path, exported: Exported, subject: Subject, base_url: str) -> str:
-    """Return the command that runs the tasks on a subject."""
+    """Return the command that runs the tasks on a subject.
+
+    lm-eval's request cache goes by the prompt alone, so its file is named by the base model's weights and the
+    subject's; where the base model's weights aren't known there is none.
+    """
     name = client_name(subject, echo=True)
     arguments = {
         "model": name,
@@ -69,7 +77,8 @@ def command(folder: Path, exported: Exported, subject: Subject, base_url: str) -
             *("lm_eval", "--model", "local-completions"),
             *("--model_args", ",".join(f"{key}={value}" for key, value in arguments.items())),
             *("--include_path", str(folder), "--tasks", GROUP),
-            *("--use_cache", f"lm_eval_cache/{name}", "--log_samples", "--output_path", f"lm_eval/{name}"),
+            *(("--use_cache", f"lm_eval_cache/{exported.base}/{name}") if exported.base else ()),
+            *("--log_samples", "--output_path", f"lm_eval/{exported.base or 'unknown-weights'}/{name}"),
         ]
     )
 

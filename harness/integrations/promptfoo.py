@@ -31,8 +31,8 @@ Start a server with `harness serve`, then:
 An output is JSON with `logit_diff`, log p(positive) - log p(negative) in nats; a shift is a model's minus base's.
 A test passes where the positive answer is the likelier one.
 
-- **Cache.** promptfoo keeps answers by request, the model's name included: the names here carry the weights' hash, so a
-  retrained adapter is asked anew. With plain names give `--no-cache`.
+- **Cache.** promptfoo keeps answers by request, and `base` is called so whatever its weights: without `--no-cache`
+  another base model at the same address would get the first one's answers, adapters on it too.
 - **Templates.** promptfoo renders prompts with Nunjucks, so prompts go as token ids; the text is shown only.
 - **Top 20.** `logprobs: 20` drops an answer beyond the 20 likeliest: `logprob_token_ids` asks for it by id.
 """
@@ -60,7 +60,10 @@ def export_config(folder: Path, exported: Exported, subjects: list[Subject], bas
         for encoded in suite.items
     ]
     command = shell(
-        ["promptfoo", "eval", "-c", str(folder / "promptfooconfig.yaml"), "-o", str(folder / "results.json")]
+        [
+            *("promptfoo", "eval", "-c", str(folder / "promptfooconfig.yaml")),
+            *("-o", str(folder / "results.json"), "--no-cache"),
+        ]
     )
     write_files(
         folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,10 +11,10 @@ from pathlib import Path
 from harness.engines import adapter_dirs
 from harness.errors import InputError, RunError
 from harness.modelinfo import model_info, weights_digest
-from harness.models import resolve_model
+from harness.models import MODELS, is_prepared, resolve_model
 from harness.plan import PlannedSuite, encode_suite, load_suites
 from harness.prompts import Encoded, PromptBuilder, load_tokenizer
-from harness.spec import Term, position_from_end
+from harness.spec import Term, content_name, position_from_end
 from harness.subject import Subject, resolve_subjects
 
 
@@ -24,6 +25,8 @@ class Exported:
     suites: tuple[PlannedSuite, ...]
     builder: PromptBuilder
     tokenizer: str
+    base: str | None
+    """The base model's name and a digest of its weights, for file names; None where its weights aren't here."""
 
     def text(self, encoded: Encoded) -> str:
         """Return an item's whole prompt as text, its BOS included: to be tokenized without adding special tokens."""
@@ -43,7 +46,17 @@ def prepare_export(suites: list[str], limit: int | None, model: str, tokenizer: 
     place = tokenizer or resolve_model(model)
     builder = PromptBuilder(load_tokenizer(place))
     encoded = tuple(encode_suite(suite, builder) for suite in load_suites(suites, limit))
-    return Exported(encoded, builder, place)
+    return Exported(encoded, builder, place, base_content(model))
+
+
+def base_content(model: str) -> str | None:
+    """Return a base model's name and its weights' digest, fit for a file's name; None without the weights."""
+    if model in MODELS and not is_prepared(model):
+        return None
+    place = Path(resolve_model(model))
+    digest = weights_digest(place) if place.is_dir() else None
+    name = model if model in MODELS else place.resolve().name
+    return content_name(re.sub(r"[^A-Za-z0-9._-]+", "-", name), digest) if digest else None
 
 
 def find_subjects(names: list[str], folders: list[Path], model: str) -> list[Subject]:

@@ -25,13 +25,13 @@ def show(setting: Setting, folder: Path) -> list[dict[str, Any]]:
     (_, before) = find_subjects([NAME], [folder], DEFAULT_MODEL)
     tasks = setting.scratch / "stale_tasks"
     export_tasks(tasks, exported, [before], setting.base_url)
-    plain, by_content = setting.scratch / "cache-plain", setting.scratch / f"cache-{client_name(before)}"
+    plain, caches = setting.scratch / "cache-plain", setting.scratch / "caches" / str(exported.base)
 
     def scores(cache: Path, subject: Any, model: str | None = None) -> list[float]:
         return [float(d["logit_diff"]) for _, d in lm_eval_samples(small, tasks, subject, cache, model)]
 
     old = scores(plain, before, NAME)
-    if scores(by_content, before) != old:
+    if scores(caches / client_name(before), before) != old:
         raise RuntimeError(f"'{NAME}' and '{client_name(before)}' give different scores")
     weights = folder / NAME / WEIGHTS
     save_file({key: value / 2 for key, value in load_file(weights).items()}, weights)
@@ -39,7 +39,7 @@ def show(setting: Setting, folder: Path) -> list[dict[str, Any]]:
     httpx.post(f"{setting.base_url}/v1/load_lora_adapter", json=body, timeout=120).raise_for_status()
     (_, after) = find_subjects([NAME], [folder], DEFAULT_MODEL)
     with_plain = scores(plain, after, NAME)
-    with_content = scores(setting.scratch / f"cache-{client_name(after)}", after)
+    with_content = scores(caches / client_name(after), after)
     return [
         {
             "model": NAME,
@@ -49,7 +49,7 @@ def show(setting: Setting, folder: Path) -> list[dict[str, Any]]:
         },
         {
             "model": f"{NAME}-<hash of the weights>",
-            "cache": "named by the model, as exported",
+            "cache": "named by both weights, as exported",
             "fresh": "yes" if with_content != old else "no",
             "as_it_should": "yes" if with_content != old else "",
         },

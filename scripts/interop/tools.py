@@ -122,18 +122,10 @@ def inspect(setting: Setting) -> Said:
 def promptfoo(setting: Setting) -> Said:
     """Promptfoo's HTTP provider, with the exported configuration."""
     folder = setting.scratch / "promptfoo"
-    export_config(folder, setting.exported, setting.subjects, setting.base_url)
+    printed = export_config(folder, setting.exported, setting.subjects, setting.base_url)
     words, env = environments.promptfoo()
     out = folder / "results.json"
-    words += [
-        "eval",
-        "-c",
-        str(folder / "promptfooconfig.yaml"),
-        "-o",
-        str(out),
-        "--no-progress-bar",
-        "--no-table",
-    ]
+    words += [*shlex.split(printed)[1:], "--no-progress-bar", "--no-table"]
     # A test that fails is one whose positive answer is the less likely one, not an error.
     run(words, env | {"PROMPTFOO_FAILED_TEST_EXIT_CODE": "0"})
     said: Said = {}

@@ -5,21 +5,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.integrations.lm_eval import export_tasks
 from harness.integrations.promptfoo import export_config
 from harness.integrations.tasks import client_name, prepare_export
-from harness.modelinfo import ModelInfo
-from harness.models import DEFAULT_MODEL
+from harness.modelinfo import ModelInfo, weights_digest
+from harness.models import DEFAULT_MODEL, RECORD
 from harness.results import load_run
 from harness.runner import run
 from harness.subject import BASE, resolve_subjects
@@ -87,10 +90,58 @@ def test_names_say_content_and_where_they_steer(embedded_info: ModelInfo, made_a
     assert client_name(both, echo=True) == f"{lora.served_name}+made_vec-{digest}@L22.mlp_out@1@pos-2"
 
 
+def caches(words: list[str]) -> str | None:
+    return words[words.index("--use_cache") + 1] if "--use_cache" in words else None
+
+
+def model_like(folder: Path, embedded: Path, weights: bytes) -> Path:
+    """Make a model folder with the embedded model's tokenizer and config, and weights of its own."""
+    folder.mkdir(parents=True)
+    for file in embedded.glob("*.json"):
+        if file.name != RECORD:
+            (folder / file.name).symlink_to(file)
+    save_file({"w": np.frombuffer(weights, np.uint8)}, folder / "model.safetensors")
+    return folder
+
+
+def test_no_two_base_models_share_an_lm_eval_cache(
+    embedded_model: Path, embedded_info: ModelInfo, made_adapters: Path, tmp_path: Path
+) -> None:
+    subjects = resolve_subjects(["made_safe", "made_vec"], [made_adapters], embedded_info)
+    one = model_like(tmp_path / "a" / "my model", embedded_model, b"one")
+    other = model_like(tmp_path / "b" / "my model", embedded_model, b"two")
+    found: list[str | None] = []
+    for number, model in enumerate((one, other, one)):
+        exported = prepare_export(["awareness"], 1, str(model), None)
+        commands, _ = export_tasks(tmp_path / f"tasks{number}", exported, subjects, "http://h")
+        words = [shlex.split(command) for command in commands]
+        found += [caches(own) for own in words]
+        assert all(str(exported.base) in own[own.index("--output_path") + 1] for own in words)
+        if number == 0:
+            digest = weights_digest(one)
+            assert digest is not None
+            assert found[0] == f"lm_eval_cache/my-model-{digest[:12]}/base"
+            assert str(found[1]).endswith(f"/{client_name(subjects[1])}")
+    assert len(set(found[:6])) == 6
+    assert found[6:] == found[:3]
+    save_file({"w": np.frombuffer(b"new", np.uint8)}, one / "model.safetensors")
+    trained_on = prepare_export(["awareness"], 1, str(one), None)
+    (again,), _ = export_tasks(tmp_path / "again", trained_on, [BASE], "http://h")
+    assert caches(shlex.split(again)) not in found
+
+
+def test_unknown_weights_get_no_cache(embedded_model: Path, tmp_path: Path) -> None:
+    exported = prepare_export(["awareness"], 1, "google/gemma-3-12b-it", str(embedded_model))
+    (command,), _ = export_tasks(tmp_path / "tasks", exported, [BASE], "http://h")
+    assert caches(shlex.split(command)) is None
+    assert "the commands above use no cache" in (tmp_path / "tasks" / "README.md").read_text("utf-8")
+
+
 def test_promptfoo_asks_by_token_id(embedded_info: ModelInfo, made_adapters: Path, tmp_path: Path) -> None:
     exported = prepare_export(["validation"], 2, DEFAULT_MODEL, None)
     subjects = resolve_subjects(["made_vec"], [made_adapters], embedded_info)
-    export_config(tmp_path / "pf", exported, subjects, "http://h:1")
+    command = export_config(tmp_path / "pf", exported, subjects, "http://h:1")
+    assert shlex.split(command)[-1] == "--no-cache"
     config = yaml.safe_load((tmp_path / "pf" / "promptfooconfig.yaml").read_text("utf-8"))
     assert [p["label"] for p in config["providers"]] == ["base", "made_vec"]
     assert config["providers"][1]["config"]["body"]["model"].endswith("@last")
