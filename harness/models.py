@@ -46,6 +46,7 @@ class EmbeddedModel:
 
 RECORD = "prepared.json"
 """The file that says of a folder what it was made from."""
+_CONVERTS = ("torch", "transformers", "gguf")
 DEFAULT_MODEL = "smollm2-135m-instruct"
 MODELS = {
     DEFAULT_MODEL: EmbeddedModel(
@@ -69,6 +70,11 @@ def model_folder(name: str) -> Path:
 def is_prepared(name: str) -> bool:
     """Whether the finished folder is in the cache."""
     return (model_folder(name) / RECORD).is_file()
+
+
+def can_prepare(name: str) -> bool:
+    """Whether it is in the cache, or what converts it is installed."""
+    return is_prepared(name) or all(importlib.util.find_spec(package) for package in _CONVERTS)
 
 
 def resolve_model(model: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.evalset import Item
-from harness.models import RECORD
+from harness.models import MODELS, RECORD, Report, prepare, resolve_model
 from harness.tokenizer import FileTokenizer
 
 DIGITS = tuple("0123456789")
@@ -112,6 +112,19 @@ class PromptBuilder:
             digits = tuple(i for i in found if i is not None)
             digits = digits if len(digits) == len(DIGITS) else ()
         return Encoded(item, tuple(prompt_ids), positive, negative, digits, tuple(dropped))
+
+
+def prepared_tokenizer(model: str, report: Report = lambda _: None) -> Any:
+    """Load a model's tokenizer; an embedded model is prepared first, as for a run.
+
+    Raises:
+        InputError: there is no tokenizer, or what prepares the model isn't installed.
+        RunError: the embedded model can't be had.
+
+    """
+    if model in MODELS:
+        prepare(model, report)
+    return load_tokenizer(resolve_model(model))
 
 
 def load_tokenizer(model: str) -> Any:

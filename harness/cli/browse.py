@@ -124,14 +124,15 @@ def suites_check(
 
     Example: harness suites check evalsets/awareness --model smollm2-135m-instruct
     """
+    from harness.cli.console import reporting
     from harness.errors import InputError
     from harness.evalset import load_suite, suite_folders
     from harness.importing.suite import left_to_fill
-    from harness.models import resolve_model
     from harness.plan import encode_suite
-    from harness.prompts import PromptBuilder, load_tokenizer
+    from harness.prompts import PromptBuilder, prepared_tokenizer
 
-    builders = {name: PromptBuilder(load_tokenizer(resolve_model(name))) for name in model or ()}
+    with reporting() as reporter:
+        builders = {name: PromptBuilder(prepared_tokenizer(name, reporter.report)) for name in model or ()}
     wrong = 0
     for folder in paths or suite_folders().values():
         suite = load_suite(folder)

@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from harness.evalset import EvalSet
     from harness.importing.suite import Understood
+    from harness.prompts import PromptBuilder
 
 
 def import_command(
@@ -54,7 +55,7 @@ def import_command(
     license_: Annotated[str | None, typer.Option("--license", help="Card: the questions' licence.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Check answers with this model's tokenizer; the embedded one's if there."),
+        typer.Option(help="Check answers with this model's tokenizer; the embedded one's if left out."),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="How many items the preview shows.")] = 2,
     dry_run: Annotated[bool, typer.Option(help="Say what was understood, write nothing.")] = False,
@@ -68,6 +69,7 @@ def import_command(
     contradicting ones refused. The card asks for what the file doesn't say.
     """
     from harness.importing.suite import Wanted, card_for, left_to_fill, read_file, split_stems, write_suite
+    from harness.models import DEFAULT_MODEL
 
     said = {
         "title": title,
@@ -87,6 +89,7 @@ def import_command(
     )
     if not as_json:
         _preview(found, show)
+    builder = None if dry_run else _builder(model)
     summary: dict[str, Any] = {
         "format": found.format,
         "encoding": found.encoding,
@@ -102,7 +105,7 @@ def import_command(
         suite = write_suite(
             output_dir / part, card_for(understood, part, filled, trained=split), understood.items
         )
-        invalid = _invalid(suite, model)
+        invalid = None if builder is None else _invalid(suite, builder)
         waiting = left_to_fill(suite.card)
         summary["suites"].append(
             {"folder": str(suite.path), "items": len(suite.items), "invalid": invalid, "to_fill_in": waiting}
@@ -115,6 +118,10 @@ def import_command(
     if dry_run:
         typer.echo("Nothing was written (--dry-run).")
         return
+    if builder is None:
+        made = " ".join(str(output_dir / part) for part, _ in parts)
+        how = f"harness suites check {made} --model {DEFAULT_MODEL}"
+        typer.echo(f"Answers not checked, the embedded model is not prepared: {how}")
     typer.echo(f"Next: harness run --suite {output_dir / parts[-1][0]} --adapter NAME")
 
 
@@ -178,14 +185,28 @@ def _preview(found: Understood, show: int) -> None:
         typer.echo("")
 
 
-def _invalid(suite: EvalSet, model: str | None) -> list[str] | None:
-    """Return the items that a model can't be asked, None where no tokenizer is at hand."""
-    from harness.models import DEFAULT_MODEL, is_prepared, resolve_model
-    from harness.prompts import InvalidItemError, PromptBuilder, load_tokenizer
+def _builder(model: str | None) -> PromptBuilder | None:
+    """Return what encodes items, the embedded model prepared first as for a run; None where that can't be done."""
+    from harness.cli.console import reporting
+    from harness.errors import HarnessError
+    from harness.models import DEFAULT_MODEL, can_prepare
+    from harness.prompts import PromptBuilder, prepared_tokenizer
 
-    if model is None and not is_prepared(DEFAULT_MODEL):
+    if model is None and not can_prepare(DEFAULT_MODEL):
         return None
-    builder = PromptBuilder(load_tokenizer(resolve_model(model or DEFAULT_MODEL)))
+    try:
+        with reporting() as reporter:
+            return PromptBuilder(prepared_tokenizer(model or DEFAULT_MODEL, reporter.report))
+    except HarnessError as e:
+        if model is not None:
+            raise
+        sys.stderr.write(f"{e}\n")
+        return None
+
+
+def _invalid(suite: EvalSet, builder: PromptBuilder) -> list[str]:
+    from harness.prompts import InvalidItemError
+
     invalid = []
     for item in suite.items:
         try:
@@ -196,8 +217,8 @@ def _invalid(suite: EvalSet, model: str | None) -> list[str] | None:
 
 
 def _say(suite: EvalSet, invalid: list[str] | None, waiting: list[str]) -> None:
-    checked = "answers not checked (no tokenizer)" if invalid is None else f"{len(invalid)} not valid"
-    typer.echo(f"{suite.path}: {len(suite.stems)} stems, {len(suite.items)} items, {checked}")
+    checked = "" if invalid is None else f", {len(invalid)} not valid"
+    typer.echo(f"{suite.path}: {len(suite.stems)} stems, {len(suite.items)} items{checked}")
     for reason in (invalid or [])[:3]:
         typer.echo(f"  {reason}")
     if waiting:

