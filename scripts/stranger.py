@@ -19,6 +19,7 @@ from tests.docs.pages import ROOT, commands
 PAGE = ROOT / "docs" / "tutorial" / "own-questions.md"
 QUESTIONS = ROOT / "docs" / "tutorial" / "impatience.jsonl"
 TRANSCRIPT = ROOT / "docs" / "tutorial" / "own-questions.txt"
+PINS = ROOT / "constraints.txt"
 AT_MOST = 6
 """Commands that the path may take."""
 
@@ -36,7 +37,7 @@ def empty_environment(folder: Path) -> dict[str, str]:
     return kept | {
         "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
         "HOME": str(folder / "home"),
-        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+        "PIP_CONSTRAINT": str(PINS),
         "PIP_QUIET": "2",
         "PIP_NO_INPUT": "1",
         "NO_COLOR": "1",
@@ -55,7 +56,7 @@ def walk(wheel: Path, folder: Path) -> list[dict[str, Any]]:
     shutil.copy(wheel, desk)
     shutil.copy(QUESTIONS, desk)
     steps: list[dict[str, Any]] = []
-    lines: list[str] = []
+    lines = [f"# PIP_CONSTRAINT={PINS.name}: the versions that a checkout pins", ""]
     for command in commands(PAGE):
         begun = time.perf_counter()
         done = subprocess.run(
