@@ -203,10 +203,12 @@ async def stock_findings(client: ScoringClient) -> list[Finding]:
         )
     loaded, can_load = sorted(client.loaded), await client.can_load_lora()
     told = f"serves {', '.join(loaded)}" if loaded else "serves none"
-    if known and can_load:
+    if not known:
+        found.append(Finding("LoRA", "fail", f"{told}; none can be scored by token id either", cure))
+    elif can_load:
         text = f"{told}, and loads more while it runs; unchecked which modules it wraps: each is proved on a probe"
         found.append(Finding("LoRA", "pass", text))
-    elif known and loaded:
+    elif loaded:
         text = f"{told}; harness run needs content-addressed names, so only an adapter served as NAME-HASH is used"
         found.append(Finding("LoRA", "warn", text, "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"))
     else:

@@ -47,6 +47,22 @@ async def test_a_server_without_the_plugin_is_a_warning(server: str) -> None:
     assert "harness serve" in str(found["server"].cure)
 
 
+async def test_a_server_that_ignores_logprob_token_ids_fails(server: str) -> None:
+    async with Proxy(server, plain=True) as proxy:
+        proxy.inject("missing log-probabilities", times=1000)
+        found = await findings(proxy.url)
+    assert proxy.injected["missing log-probabilities"] >= 1
+    base = found["base scoring"]
+    assert base.status == "fail"
+    assert "answers can't be asked for by token id (The server left out the log-probability of" in base.text
+    assert base.cure == "start one with: harness serve"
+    assert (found["LoRA"].status, found["server"].status) == ("fail", "fail")
+    assert "none can be scored by token id either" in found["LoRA"].text
+    assert not {"exactness", "steering", "noise floor"} & {
+        f.check for f in found.values() if f.status == "pass"
+    }
+
+
 async def test_no_server_and_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "file"))
