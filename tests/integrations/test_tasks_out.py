@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import importlib.util
 import json
 import math
+import re
 import shlex
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from safetensors.numpy import save_file
 
 from harness.config import RunConfig
 from harness.errors import InputError
+from harness.evalset import load_evalset, suite_folders
 from harness.integrations.lm_eval import export_tasks
 from harness.integrations.promptfoo import export_config
 from harness.integrations.tasks import client_name, prepare_export
@@ -27,6 +33,7 @@ from harness.results import load_run
 from harness.runner import run
 from harness.subject import BASE, resolve_subjects
 from tests.conftest import run_cli
+from tests.docs.pages import ROOT
 
 SUITES = ["awareness", "validation"]
 SUBJECTS = ["made_safe", "made_vec", "made_vec@0.5", "made_safe+made_vec"]
@@ -236,6 +243,54 @@ async def test_inspect_says_what_we_say(
         means = [sum(own) / len(own) for own in stems.values()]
         metrics = next(score.metrics for score in log.results.scores if score.name == "shift")
         assert metrics["stem_mean"].value == pytest.approx(sum(means) / len(means))
+
+
+def test_inspect_finds_our_tasks_by_entry_point() -> None:
+    pytest.importorskip("inspect_ai")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    (found,) = importlib.metadata.entry_points(group="inspect_ai", name="harness")
+    assert {found.name: found.value} == declared["inspect_ai"]
+    # In a process of its own, where nothing of ours was imported; an editable install drops the prefix.
+    code = (
+        "import sys\nfrom inspect_ai._util.registry import registry_lookup\n"
+        "assert not [name for name in sys.modules if name.startswith('harness')]\n"
+        "found = {n: registry_lookup('task', f'harness/{n}') or registry_lookup('task', n) for n in sys.argv[1:]}\n"
+        "print({n for n, task in found.items() if task and task.__module__ == 'harness.integrations.inspect_tasks'})"
+    )
+    names = ["no_such_suite", *suite_folders()]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == set(suite_folders())
+
+
+def fenced(readme: str) -> list[str]:
+    _, block, _ = readme.split("```")
+    return block.strip().split("\n")
+
+
+def test_an_exports_readme_says_what_was_printed(tmp_path: Path, embedded_model: Path) -> None:
+    what = ("--suite", "awareness,ood", "--limit", "2", "--adapter", "safe_l22,safe_vec_l22@0.5")
+    lm_eval = run_cli("export", "lm-eval", str(tmp_path / "lm"), *what)
+    assert lm_eval.returncode == 0, lm_eval.stderr
+    printed = [line for line in lm_eval.stdout.split("\n") if line.startswith("lm_eval ")]
+    readme = (tmp_path / "lm" / "README.md").read_text("utf-8")
+    assert fenced(readme) == printed
+    assert len(printed) == 3
+    assert f"Written for the tokenizer of `{embedded_model}`." in readme
+    for suite in ("awareness", "ood"):
+        (count,) = re.findall(rf"^harness_{suite}: (\d+) items", lm_eval.stdout, re.MULTILINE)
+        lines = (tmp_path / "lm" / f"{suite}.jsonl").read_text("utf-8").splitlines()
+        (listed,) = re.findall(rf"^- `harness_{suite}`: (.+)$", readme, re.MULTILINE)
+        assert listed == f"{load_evalset(suite).card.title} ({count} items)"
+        assert len(lines) == int(count)
+    assert "named by the base model's weights" in readme
+    assert "use no cache" not in readme
+    promptfoo = run_cli("export", "promptfoo", str(tmp_path / "pf"), *what)
+    assert promptfoo.returncode == 0, promptfoo.stderr
+    readme = (tmp_path / "pf" / "README.md").read_text("utf-8")
+    assert fenced(readme) == [promptfoo.stdout.rstrip().split("\n")[-1]]
+    assert "--no-cache" in fenced(readme)[0]
+    for name in ("Cache", "Templates", "Top 20"):
+        assert f"- **{name}.** " in readme
 
 
 def test_exports_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
