@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from harness.config import RunConfig
+from harness.config import RunConfig, RunSettings
 from harness.experiments.compare import Comparison
 from harness.jsonl import validated
 from harness.results import Run, load_run
 
 if TYPE_CHECKING:
+    from harness.experiments.sweep.config import SweepSettings
     from harness.experiments.sweep.run import Swept
 
 T = TypeVar("T")
@@ -34,7 +35,9 @@ class Served:
     """The base model's name in requests."""
 
 
-def run(suite: str | Sequence[str], adapter: str | Sequence[str] = (), **settings: Any) -> Run:
+def run(
+    suite: str | Sequence[str], adapter: str | Sequence[str] = (), **settings: Unpack[RunSettings]
+) -> Run:
     """Score suites on the base model and on adapters, as ``harness run`` does.
 
     Args:
@@ -60,7 +63,9 @@ def run(suite: str | Sequence[str], adapter: str | Sequence[str] = (), **setting
     return load_run(_wait(score(_config(suite, adapter, settings))).folder)
 
 
-def compare(suite: str | Sequence[str], subjects: Sequence[str], **settings: Any) -> tuple[Run, Comparison]:
+def compare(
+    suite: str | Sequence[str], subjects: Sequence[str], **settings: Unpack[RunSettings]
+) -> tuple[Run, Comparison]:
     """Score many subjects in one run and rank them with simultaneous intervals, as ``harness compare`` does.
 
     Args:
@@ -82,12 +87,13 @@ def compare(suite: str | Sequence[str], subjects: Sequence[str], **settings: Any
     from harness.engines import adapter_dirs
     from harness.experiments.compare import expand, write
 
-    names, places = expand(list(subjects), adapter_dirs([Path(p) for p in settings.pop("adapters", [])]))
-    scored = run(suite, names, adapters=places, **settings)
+    names, places = expand(list(subjects), adapter_dirs([Path(p) for p in settings.get("adapters", [])]))
+    settings["adapters"] = places
+    scored = run(suite, names, **settings)
     return scored, write(scored)
 
 
-def sweep(vector: str, **settings: Any) -> Swept:
+def sweep(vector: str, **settings: Unpack[SweepSettings]) -> Swept:
     """Steer at every layer and strength, as ``harness sweep`` does.
 
     Args:
@@ -110,7 +116,7 @@ def sweep(vector: str, **settings: Any) -> Swept:
     from harness.experiments.sweep.config import SweepConfig
     from harness.experiments.sweep.run import sweep as steer
 
-    return _wait(steer(validated(SweepConfig, {"vector": vector} | settings)))
+    return _wait(steer(validated(SweepConfig, {"vector": vector, **settings})))
 
 
 @contextmanager
@@ -154,12 +160,12 @@ def serve(model: str | None = None, adapters: Sequence[str | Path] | None = None
         server.stop()
 
 
-def _config(suite: str | Sequence[str], adapter: str | Sequence[str], settings: dict[str, Any]) -> RunConfig:
+def _config(suite: str | Sequence[str], adapter: str | Sequence[str], settings: RunSettings) -> RunConfig:
     given = {
         "suite": [suite] if isinstance(suite, str) else list(suite),
         "adapter": [adapter] if isinstance(adapter, str) else list(adapter),
     }
-    return validated(RunConfig, given | settings)
+    return validated(RunConfig, {**given, **settings})
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,3 +45,27 @@ class RunConfig(Reach):
     cache: bool = True
     """Whether answers of earlier runs are used, and this one's kept."""
     output_dir: Path | None = None
+
+
+class ReachSettings(TypedDict, total=False):
+    """The keys of :class:`Reach` as a caller in Python may give them, so that editors and type checkers know them."""
+
+    model: str
+    adapters: Sequence[str | Path]
+    device: str
+    base_url: str | None
+    api_key: str | None
+    tokenizer: str | None
+    concurrency: int
+    batch_size: int
+    timeout: float
+
+
+class RunSettings(ReachSettings, total=False):
+    """The keys of :class:`RunConfig` but for suites and subjects, which are arguments of their own."""
+
+    engine: Literal["server", "reference"]
+    limit: int | None
+    seed: int
+    cache: bool
+    output_dir: str | Path | None

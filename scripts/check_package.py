@@ -41,6 +41,8 @@ SHELLS = {
 VERSIONS = ("python", "selfreport-harness", "transformers", "openai", "httpx", "numpy", "scipy", "pandas")
 """What ``harness --version`` tells in the bare client."""
 HEAVY = ("torch", "vllm", "peft")
+MARKERS = ("harness/py.typed", "servers/py.typed")
+"""By which type checkers see that a package's annotations are meant for them."""
 
 
 def main() -> int:
@@ -75,6 +77,7 @@ def complaints(found: dict[str, Any]) -> list[str]:
     wrong += [f"{package} came along" for package in found["heavy_packages"]]
     wrong += [f"{shell} completes nothing" for shell, works in found["completion"].items() if not works]
     wrong += [f"the wheel holds no {kind}" for kind in ("suites", "adapters") if not found[kind]]
+    wrong += [f"the wheel has no {marker}: type checkers take it as untyped" for marker in found["untyped"]]
     steps = found.get("stranger", [])
     wrong += [f"{step['command']}: exit {step['exit_code']}" for step in steps if step["exit_code"]]
     if len(steps) > AT_MOST:
@@ -109,6 +112,7 @@ def _inside(wheel: Path, sdist: Path) -> dict[str, Any]:
         "wheel_files": len(names),
         "sdist_files": files,
         "suites": sum(file.endswith("suite.yaml") for file in names),
+        "untyped": [marker for marker in MARKERS if marker not in names],
         "adapters": sum(file.endswith(("adapter_config.json", "steering_config.json")) for file in names),
     }
 

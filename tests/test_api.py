@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
+from pydantic import BaseModel
 
 import harness
+from harness.config import RunConfig, RunSettings
 from harness.errors import InputError
+from harness.experiments.sweep.config import SweepConfig, SweepSettings
 from tests.conftest import run_cli
 from tests.docs.pages import ROOT
 
@@ -51,6 +56,28 @@ def test_bad_settings_are_sentences() -> None:
         harness.run("awareness", limit=0)
     with pytest.raises(InputError, match="limits"):
         harness.run("awareness", limits=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "own"),
+    [(RunSettings, RunConfig, {"suite", "adapter"}), (SweepSettings, SweepConfig, {"vector"})],
+)
+def test_settings_are_typed_as_the_config_reads_them(
+    settings: type[Any], config: type[BaseModel], own: set[str]
+) -> None:
+    """The keys are the same; each type is the config's own, or wider where text stands for a path."""
+    typed = get_type_hints(settings)
+    assert typed.keys() == config.model_fields.keys() - own
+    read = get_type_hints(config)
+    for key, wide in typed.items():
+        if "Path" not in str(wide) and "Sequence" not in str(wide):
+            assert wide == read[key], key
+
+
+def test_the_packages_say_that_they_are_typed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        assert (ROOT / package / "py.typed").is_file(), package
 
 
 def test_an_experiment_of_another_package(tmp_path: Path) -> None:

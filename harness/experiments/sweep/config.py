@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from harness.config import Reach
+from harness.config import Reach, ReachSettings
 from harness.spec import ScaleMode
 
 SUITES = ("awareness", "objective", "ood", "validation")
@@ -47,3 +48,21 @@ class SweepConfig(Reach):
         if not all(math.isfinite(a) and a != 0 for a in alphas):
             raise ValueError("strengths must be finite and not 0: the base model is always scored")
         return sorted(set(alphas))
+
+
+class SweepSettings(ReachSettings, total=False):
+    """The keys of :class:`SweepConfig` but for the vector, as a caller in Python may give them."""
+
+    suite: Sequence[str]
+    selector: Literal["last", "all"]
+    scale_mode: ScaleMode
+    layers: str
+    alphas: Sequence[float]
+    sign: Literal[-1, 1] | None
+    engine: Literal["in-process", "server"]
+    null: int
+    null_shuffled: int
+    limit: int | None
+    seed: int
+    max_tokens: int
+    output_dir: str | Path | None
