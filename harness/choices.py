@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from harness.errors import InputError
 from harness.jsonl import read_jsonl
@@ -53,9 +53,15 @@ class Choice(BaseModel):
     negative: Option
     ask: Annotated[str, StringConstraints(pattern=r".*\?$")]
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> Choice:
+        if self.positive.name == self.negative.name:
+            raise ValueError(f"both options are named '{self.positive.name}'; names must differ")
+        return self
+
 
 def read_choices(path: Path) -> Iterator[Choice]:
-    """Yield the questions of a file; ids and names within a question must differ.
+    """Yield the questions of a file; their ids must differ.
 
     Raises:
         InputError: naming file and line.
@@ -66,10 +72,6 @@ def read_choices(path: Path) -> Iterator[Choice]:
         if choice.id in seen:
             raise InputError(
                 f"{path}:{number}: id '{choice.id}' is taken by line {seen[choice.id]}; ids must differ."
-            )
-        if choice.positive.name == choice.negative.name:
-            raise InputError(
-                f"{path}:{number}: both options are named '{choice.positive.name}'; names must differ."
             )
         seen[choice.id] = number
         yield choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -12,6 +13,9 @@ from harness.errors import InputError
 from harness.evalset import Item
 from harness.importing.text import objects
 from harness.jsonl import explain, validated
+
+UNUSED: Final = ("domain", "split")
+"""What a choice says and no item does."""
 
 
 def read_items(path: Path, text: str) -> Iterator[tuple[int, Item]]:

@@ -91,6 +91,7 @@ def read_file(path: Path, wanted: Wanted) -> Understood:
         how: OptionFormat = "letter" if wanted.options == "letter" else "named"
         read = own.read_items(path, text) if kind == "items" else own.read_choices(path, text, how)
         items = [item for _, item in read]
+        left_out.update(own.UNUSED if kind == "choices" else ())
     else:
         if kind == "csv":
             questions, extra = table.read(path, text)

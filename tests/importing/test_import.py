@@ -206,6 +206,66 @@ def test_items_round_trip(tmp_path: Path, lines: list[tuple[str, int, str | None
     round_trip(tmp_path, chat_file(lines), "q.jsonl", "items", CHAT, Wanted())
 
 
+slug = st.from_regex(r"[a-z][a-z0-9-]{0,5}", fullmatch=True)
+choice = st.fixed_dictionaries(
+    {
+        "id": slug,
+        "domain": slug,
+        "split": st.sampled_from(["train", "development", "test", "heldout"]),
+        "setup": sentence,
+        "ask": st.builds("{}?".format, plain),
+        "names": st.lists(word, min_size=2, max_size=2, unique=True),
+        "texts": st.tuples(*[st.builds("{}{}".format, plain, st.sampled_from(".!"))] * 2),
+    }
+)
+
+
+def choice_file(drawn: list[dict[str, Any]]) -> str:
+    lines = []
+    for one in drawn:
+        options = [{"name": n, "text": t} for n, t in zip(one["names"], one["texts"], strict=True)]
+        own = {key: one[key] for key in ("id", "domain", "split", "setup", "ask")}
+        lines.append(json.dumps(own | {"positive": options[0], "negative": options[1]}))
+    return "\n".join(lines)
+
+
+some_choices = st.lists(choice, min_size=1, max_size=5, unique_by=(lambda c: c["id"], lambda c: c["setup"]))
+
+
+@slow
+@given(some_choices, st.sampled_from(["named", "letter"]))
+def test_choices_round_trip(tmp_path: Path, drawn: list[dict[str, Any]], options: str) -> None:
+    """Each choice is two items, in both orders; as our items they come back whole."""
+    text = choice_file(drawn)
+    found = understood(tmp_path / "q.jsonl", text, Wanted(options=options))
+    assert (found.format, found.left_out) == ("choices", ("domain", "split"))
+    assert [item.stem for item in found.items] == [one["id"] for one in drawn for _ in range(2)]
+    for one, item in zip(drawn, found.items[::2], strict=True):
+        assert one["setup"] in item.question
+        positive, negative = (item.positive[0].strip(), item.negative[0].strip())
+        assert [positive, negative] == (one["names"] if options == "named" else ["B", "A"])
+    round_trip(tmp_path, text, "q.jsonl", "items", Wanted(options=options), Wanted())
+
+
+@slow
+@given(some_choices)
+def test_lettered_choices_through_chat(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    """Chat has no place for ids; what is asked, and which answer is positive, comes back."""
+    import shutil
+
+    found = understood(tmp_path / "q.jsonl", choice_file(drawn), Wanted(options="letter"))
+    shutil.rmtree(tmp_path / "mine", ignore_errors=True)
+    suite = write_suite(tmp_path / "mine", card_for(found, "mine", {}, trained=False), found.items)
+    back = understood(
+        tmp_path / "back.jsonl", export_text(suite, "chat")[0], Wanted(positive_field="positive")
+    )
+
+    def asked(items: tuple[Item, ...]) -> set[tuple[str, str, str, str | None]]:
+        return {(item.question, item.positive[0], item.negative[0], item.order) for item in items}
+
+    assert asked(back.items) == asked(suite.items)
+
+
 def round_trip(folder: Path, text: str, name: str, kind: str, first: Wanted, again: Wanted) -> None:
     """Import, write the suite, export, import again: the suite's items are the same."""
     import shutil

@@ -156,6 +156,44 @@ def test_items(tmp_path: Path, kind: str) -> None:
     refused(tmp_path / "q.jsonl", dump(ITEM, line), 2, message, Wanted(format="items"))
 
 
+CHOICE: dict[str, Any] = {
+    "id": "job", "domain": "work", "split": "test", "setup": "Two jobs are open.", "ask": "Which do you take?",
+    "positive": {"name": "startup", "text": "may fail."}, "negative": {"name": "office", "text": "pays little."},
+}  # fmt: skip
+OTHER = {**CHOICE, "id": "other"}
+CHOICE_LINES = {
+    "cut off": ('{"id": "other", "setup": "Two', "not a JSON object"),
+    "no object": ('["other"]', "a JSON object is needed"),
+    "key twice": ('{"id": "other", "id": "third"}', "stands twice"),
+    "NaN": ('{"id": NaN}', "NaN is not a JSON number"),
+    "half a character": (r'{"id": "other", "setup": "\ud800"}', "half a surrogate"),
+    "NUL": ({**OTHER, "setup": "a\0b"}, "NUL"),
+    "id twice": (CHOICE, "is taken by line 1"),
+    "id with a space": ({**CHOICE, "id": "my job"}, "field 'id'"),
+    "number for id": ({**CHOICE, "id": 2}, "field 'id'"),
+    "missing field": ({k: v for k, v in OTHER.items() if k != "ask"}, "'ask' is missing"),
+    "unknown field": ({**OTHER, "setpu": "x"}, "did you mean 'setup'"),
+    "unknown split": ({**OTHER, "split": "dev"}, "field 'split'"),
+    "setup as list": ({**OTHER, "setup": ["Two jobs."]}, "field 'setup'"),
+    "no setup": ({**OTHER, "setup": ""}, "field 'setup'"),
+    "ask without its mark": ({**OTHER, "ask": "Take one."}, "field 'ask'"),
+    "option as text": ({**OTHER, "positive": "startup"}, "field 'positive'"),
+    "option without text": ({**OTHER, "negative": {"name": "office"}}, "'negative.text' is missing"),
+    "option of two words": ({**OTHER, "positive": {"name": "start up", "text": "may fail."}}, "'positive.name'"),
+    "option without a full stop": ({**OTHER, "negative": {"name": "office", "text": "pays"}}, "'negative.text'"),
+    "third option": ({**OTHER, "neutral": OTHER["positive"]}, "unknown field 'neutral'"),
+    "options of one name": ({**OTHER, "negative": OTHER["positive"]}, "both options are named 'startup'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ["named", "letter"])
+@pytest.mark.parametrize("kind", CHOICE_LINES)
+def test_choices(tmp_path: Path, kind: str, options: str) -> None:
+    line, message = CHOICE_LINES[kind]
+    wanted = Wanted(format="choices", options=options)
+    refused(tmp_path / "q.jsonl", dump(CHOICE, line), 2, message, wanted)
+
+
 FILES = {
     "empty": (b"", None, "is empty"),
     "blank": (b"\n \r\n", None, "is empty"),
