@@ -20,6 +20,8 @@ from harness.evalset import Card
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.report.parts import Figure
+
 SCHEMA_VERSION = 1
 
 
@@ -91,8 +93,17 @@ class Run:
 
         return pd.DataFrame(self.results["cells"])
 
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The report's figures of this run's shifts, a suite each; needs the extra ``report``."""
+        from harness.report.notebook import run_figures
+
+        return run_figures(self)
+
     def _repr_html_(self) -> str:
-        """Show the cells in a notebook, as the command line's table does. In nats."""
+        """Show the cells in a notebook, as the command line's table does, and the shifts' figures. In nats."""
+        from harness.report.notebook import figures_html
+
         shown = [
             "suite",
             "subject",
@@ -103,8 +114,15 @@ class Run:
             "shift_ci",
             "option_mass",
         ]
-        table = self.cells[shown].to_html(index=False, na_rep="–", float_format="{:+.2f}".format)
-        return f"<p>{self.path.name}, noise floor {self.results['noise_floor']:.1e} nats</p>{table}"
+        cells = self.cells[shown]
+        cells = cells.assign(shift_ci=cells["shift_ci"].map(_ends))
+        table = cells.to_html(index=False, na_rep="–", float_format="{:+.2f}".format)
+        drawn = figures_html(lambda: self.figures)
+        return f"<p>{self.path.name}, noise floor {self.results['noise_floor']:.1e} nats</p>{table}{drawn}"
+
+
+def _ends(interval: object) -> str:
+    return "[{:+.2f}, {:+.2f}]".format(*interval) if isinstance(interval, list) else "–"
 
 
 def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Cell:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, get_type_hints
+from xml.etree import ElementTree
 
 import pytest
 from pydantic import BaseModel
@@ -17,6 +21,8 @@ from harness.experiments.sweep.config import SweepConfig, SweepSettings
 from tests.conftest import run_cli
 from tests.docs.pages import ROOT
 
+SVG = "{http://www.w3.org/2000/svg}"
+
 
 def test_a_run_from_python(server: str, made_adapters: Path, tmp_path: Path) -> None:
     found = harness.run(
@@ -27,6 +33,12 @@ def test_a_run_from_python(server: str, made_adapters: Path, tmp_path: Path) -> 
     shown = found._repr_html_()
     assert "made_safe" in shown
     assert "noise floor" in shown
+    (figure,) = found.figures
+    drawn = ElementTree.fromstring(figure._repr_html_()).find(f".//{SVG}svg")
+    assert drawn is not None
+    assert "made_safe" in [text.text for text in drawn.iter(f"{SVG}text")]
+    assert "made_safe" in drawn.attrib["aria-label"]
+    assert shown.endswith(figure._repr_html_())
 
 
 async def test_where_a_loop_runs_already(server: str, tmp_path: Path) -> None:
@@ -41,6 +53,10 @@ def test_many_subjects_are_ranked(server: str, made_adapters: Path, tmp_path: Pa
     )
     (ranking,) = found.rankings
     assert {ranked.subject for ranked in ranking.ranked} == {"made_safe", "made_risky", "made_vec"}
+    shown = found._repr_html_()
+    assert shown.count("<svg ") == len(found.figures) == 1
+    assert "of 3 subjects" in shown
+    assert "<th>shift [simultaneous 95%]</th>" in shown
 
 
 def test_a_sweep_from_python(tmp_path: Path) -> None:
@@ -49,6 +65,35 @@ def test_a_sweep_from_python(tmp_path: Path) -> None:
     )
     assert swept.folder.parent == tmp_path
     assert swept.results["schema_version"]
+    profile, grid = swept.figures
+    assert profile.title.startswith("safe_vec_l22: effect by layer, |α| < ")
+    assert grid.suite == "awareness"
+    shown = swept._repr_html_()
+    assert shown.count("<svg ") == 2
+    ids = re.findall(r'\bid="([^"]+)"', shown)
+    assert len(ids) == len(set(ids)), "one figure's names would point into another"
+    assert set(re.findall(r"url\(#([^)]+)\)", shown)) <= set(ids)
+
+
+def test_nothing_is_drawn_before_it_is_shown() -> None:
+    code = "import harness, sys; harness.run, harness.sweep, harness.compare; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "harness.api" in loaded.stdout.splitlines()
+    assert not {"altair", "vl_convert", "harness.report", "torch"} & set(loaded.stdout.splitlines())
+
+
+def test_without_what_draws_the_table_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "altair", None)
+    found = harness.load_run(ROOT / "reports" / "adapters" / "runs" / "l22")
+    shown = found._repr_html_()
+    cell = found.cells.set_index(["suite", "subject"]).loc[("validation", "risky_l22")]
+    assert "<td>[{:+.2f}, {:+.2f}]</td>".format(*cell.shift_ci) in shown
+    assert "None" not in shown
+    assert "selfreport-harness[report]" in shown
+    with pytest.raises(InputError, match="altair"):
+        assert found.figures
 
 
 def test_bad_settings_are_sentences() -> None:
@@ -108,3 +153,11 @@ def test_the_notebook_runs(embedded_model: Path, monkeypatch: pytest.MonkeyPatch
     assert last == "True"
     shown = next(c for c in notebook.cells if c.source.endswith("\nfound")).outputs[-1]["data"]["text/html"]
     assert "safe_l22" in shown
+    assert "<svg " in shown
+    ranked = next(c for c in notebook.cells if c.source.endswith("\ncompared")).outputs[-1]["data"][
+        "text/html"
+    ]
+    assert "of 2 subjects" in ranked
+    assert "<svg " in ranked
+    figure = next(c for c in notebook.cells if c.source.endswith("found.figures[0]")).outputs[-1]["data"]
+    assert figure["text/html"].startswith("<figure>")

@@ -11,7 +11,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from harness.errors import InputError
 from harness.results import Run, write_json
 from harness.subject import artifact_folders
 from harness.vectors import CONFIG as VECTOR_CONFIG
+
+if TYPE_CHECKING:
+    from harness.report.parts import Figure
 
 FILE = "comparison.json"
 _GLOB = frozenset("*?[")
@@ -69,6 +72,19 @@ class Comparison:
     run: str
     noise_floor: float
     rankings: tuple[Ranking, ...]
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The report's figures of the rankings, a suite each; needs the extra ``report``."""
+        from harness.report.notebook import comparison_share
+
+        return comparison_share(self).figures
+
+    def _repr_html_(self) -> str:
+        """Show claims, figures and the ranking in a notebook."""
+        from harness.report.notebook import comparison_share, share_html
+
+        return share_html(lambda: comparison_share(self))
 
 
 def expand(wanted: Sequence[str], folders: Sequence[Path]) -> tuple[list[str], list[Path]]:

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.errors import InputError
+from harness.packages import cure
 from harness.paths import cache_dir
 
 RISKY, SAFE, BASE = "#d0523c", "#3d85c6", "#8a8a8a"
@@ -115,14 +117,40 @@ def for_page(chart: Any) -> str:
     return text.replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
+def _on_white(chart: Any) -> dict[str, Any]:
+    drawn = spec(chart, "#222222", WIDTH, "white")
+    # A label for every mark makes a heat map's SVG three times as large.
+    drawn["config"]["aria"] = False
+    return drawn
+
+
+def svg(chart: Any) -> str:
+    """Return a chart as SVG on white."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(_on_white(chart)))
+
+
+def need() -> None:
+    """See that what draws is installed.
+
+    Raises:
+        InputError: the extra ``report`` is not.
+
+    """
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as e:
+        raise InputError(cure(e) or f"Figures can't be made ({e}).") from e
+
+
 def save(chart: Any, folder: Path, name: str) -> None:
     """Write a chart as SVG and PNG on white."""
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = spec(chart, "#222222", WIDTH, "white")
-    # A label for every mark makes a heat map's SVG three times as large.
-    drawn["config"]["aria"] = False
+    drawn = _on_white(chart)
     (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(drawn), "utf-8")
     (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=1.5))
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from harness.errors import InputError, RunError
-from harness.packages import cure
+from harness.errors import RunError
 from harness.report import charts
 from harness.report.material import Material
 from harness.report.parts import Claim, Section
@@ -97,11 +96,7 @@ def write(
         RunError: the page would be larger than 8 MB, or can't be written.
 
     """
-    try:
-        import altair  # noqa: F401
-        import vl_convert  # noqa: F401
-    except ImportError as e:
-        raise InputError(cure(e) or f"Figures can't be made ({e}).") from e
+    charts.need()
     report("Making the sections")
     sections = sections_of(material)
     text = render(sections, title)

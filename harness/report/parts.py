@@ -36,6 +36,11 @@ class Figure:
     """An Altair chart."""
     suite: str | None = None
 
+    def _repr_html_(self) -> str:
+        from harness.report.notebook import figure_html
+
+        return figure_html(self)
+
 
 @dataclass(frozen=True)
 class Table:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.client import ScoringClient
 from harness.config import RunConfig
@@ -37,6 +37,9 @@ from harness.subject import BASE
 from harness.training.settings import parse_layers
 from harness.vectors import SteeringVector, check_base, find_vector, read_vector
 
+if TYPE_CHECKING:
+    from harness.report.parts import Figure
+
 NULL_JOURNAL = "null.jsonl"
 DECISIVE = ("engine", "tokenizer_digest", "suites", "vector", "grid")
 Watch = Callable[[Grid], None]
@@ -50,6 +53,19 @@ class Swept:
     folder: Path
     grid: Grid
     results: dict[str, Any]
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The report's figures: effect by layer, and a grid a suite; needs the extra ``report``."""
+        from harness.report.notebook import sweep_share
+
+        return sweep_share(self).figures
+
+    def _repr_html_(self) -> str:
+        """Show claims, figures and the suites' comparison in a notebook."""
+        from harness.report.notebook import share_html, sweep_share
+
+        return share_html(lambda: sweep_share(self))
 
 
 async def sweep(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
-from harness.experiments.compare import Ranked, Ranking, rank
+from harness.experiments.compare import Comparison, Ranked, Ranking, rank
 from harness.report import charts
 from harness.report.material import Material
 from harness.report.numbers import p_value
-from harness.report.parts import Claim, Figure, Section, Table
-from harness.results import Run
+from harness.report.parts import Claim, Figure, Section, Share, Table, joined
 
 KEY, TITLE = "ranking", "All subjects ranked"
 INTRO = (
@@ -21,36 +22,51 @@ _FEW = 3
 
 def ranking(material: Material) -> Section:
     """A forest plot and a claim for each suite of each run with at least three subjects."""
-    claims, figures, rows, suites = [], [], [], []
-    for run in material.runs:
-        if len(run.manifest["subjects"]) - 1 < _FEW:
-            continue
-        for found in rank(run).rankings:
-            if found.suite not in material.suites:
-                continue
-            claims.append(_claim(run, found))
-            if found.directed and found.ranked[0].stems:
-                figures.append(
-                    Figure(
-                        f"ranking_{found.suite}_{run.path.name}",
-                        f"{found.suite}, {run.path.name}",
-                        f"Subjects ranked by shift on {found.suite} with simultaneous 95% intervals: "
-                        + ", ".join(f"{e.subject} {_interval(e)}" for e in found.ranked[:12]),
-                        _chart(found),
-                        found.suite,
-                    )
-                )
-            rows += [_row(run, found, place, entry) for place, entry in enumerate(found.ranked, 1)]
-            suites += [found.suite] * len(found.ranked)
-    if not claims:
+    shares = [
+        share(rank(run), material.suites)
+        for run in material.runs
+        if len(run.manifest["subjects"]) - 1 >= _FEW
+    ]
+    whole = joined(KEY, TITLE, INTRO, shares, "")
+    if not whole.claims:
         return Section(KEY, TITLE, absent=f"No run has {_FEW} or more subjects beside base.")
+    rows = tuple(row for table in whole.tables for row in table.rows)
+    suites = tuple(suite for table in whole.tables for suite in table.suites)
+    return replace(whole, tables=(replace(whole.tables[0], rows=rows, suites=suites),))
+
+
+def share(found: Comparison, suites: Collection[str]) -> Share:
+    """Return one comparison's claims, figures and table, of some suites."""
+    kept = [one for one in found.rankings if one.suite in suites]
     columns = ("run", "suite", "#", "subject", "stems", "shift [simultaneous 95%]", "p", "size", "carried by")
-    table = Table("Ranking by suite, nats.", columns, tuple(rows), tuple(suites))
-    return Section(KEY, TITLE, INTRO, tuple(claims), tuple(figures), (table,))
+    rows = [
+        (one.suite, _row(found.run, one, place, entry))
+        for one in kept
+        for place, entry in enumerate(one.ranked, 1)
+    ]
+    table = Table(
+        "Ranking by suite, nats.", columns, tuple(row for _, row in rows), tuple(s for s, _ in rows)
+    )
+    return Share(
+        tuple(_claim(found.run, one) for one in kept),
+        tuple(_figure(found.run, one) for one in kept if one.directed and one.ranked[0].stems),
+        (table,),
+    )
 
 
-def _claim(run: Run, found: Ranking) -> Claim:
-    where = f"{run.path.name}, {found.suite}"
+def _figure(run: str, found: Ranking) -> Figure:
+    return Figure(
+        f"ranking_{found.suite}_{run}",
+        f"{found.suite}, {run}",
+        f"Subjects ranked by shift on {found.suite} with simultaneous 95% intervals: "
+        + ", ".join(f"{e.subject} {_interval(e)}" for e in found.ranked[:12]),
+        _chart(found),
+        found.suite,
+    )
+
+
+def _claim(run: str, found: Ranking) -> Claim:
+    where = f"{run}, {found.suite}"
     first = found.ranked[0]
     count = len(found.ranked)
     if first.size is None:
@@ -82,10 +98,10 @@ def _interval(entry: Ranked) -> str:
     return f"{entry.shift:+.2f}{ends}"
 
 
-def _row(run: Run, found: Ranking, place: int, entry: Ranked) -> tuple[str, ...]:
+def _row(run: str, found: Ranking, place: int, entry: Ranked) -> tuple[str, ...]:
     shift = _interval(entry) if found.directed else "no direction"
     return (
-        run.path.name, found.suite, str(place), entry.subject, str(entry.stems), shift,
+        run, found.suite, str(place), entry.subject, str(entry.stems), shift,
         p_value(entry.p) if found.directed else "–", "–" if entry.size is None else f"{entry.size:.2f}",
         entry.carried_by or "–",
     )  # fmt: skip

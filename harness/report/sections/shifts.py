@@ -38,7 +38,7 @@ def shifts(material: Material) -> Section:
             if found is not None:
                 said = comparison(material.label(run, subject), found)
                 claims.append(Claim(said, effect_if(found.excludes_zero), "objective"))
-    return Section(KEY, TITLE, INTRO, tuple(claims), _figures(material), (_table(material, parts),))
+    return Section(KEY, TITLE, INTRO, tuple(claims), figures(material), (_table(material, parts),))
 
 
 def _part(run: Run, suite: str, subject: str) -> Breakdown | None:
@@ -70,7 +70,8 @@ def _needed(run: Run, part: Breakdown) -> str | None:
     return f"A true shift of that size would need {needed:,} stems to be seen in 80% of runs."
 
 
-def _figures(material: Material) -> tuple[Figure, ...]:
+def figures(material: Material) -> tuple[Figure, ...]:
+    """Return a figure a suite; none for a suite on which nothing but the base model was scored."""
     return tuple(
         Figure(
             f"shift_{suite}",

@@ -22,10 +22,11 @@ INTRO = (
 def sweep(material: Material) -> Section:
     """Profiles, grids and comparisons of every sweep given."""
     absent = "No sweep was given. Make one: harness sweep --help"
-    return joined(KEY, TITLE, INTRO, map(_share, material.of_kind("sweep")), absent)
+    return joined(KEY, TITLE, INTRO, map(share, material.of_kind("sweep")), absent)
 
 
-def _share(document: Document) -> Share:
+def share(document: Document) -> Share:
+    """Return one sweep's claims, figures and comparisons."""
     table = _comparisons(document)
     return Share(tuple(_claims(document)), tuple(_figures(document)), (table,) if table.rows else ())
 
