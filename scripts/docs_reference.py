@@ -1,7 +1,8 @@
 """Reference pages made from the code when the documentation is built (a hook of mkdocs, ``make docs``).
 
 The command line's page comes from the commands' own help, the schemas' page from the models and dataclasses that
-read and write the files, the platforms' page from what the server checks at its start: none can drift.
+read and write the files, the platforms' page from what the server checks at its start and the versions that
+pyproject.toml asks for: none can drift.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import typer.main
@@ -20,6 +23,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from harness.cli import app
+
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -95,7 +100,7 @@ def _attribute_notes(model: type[Any]) -> dict[str, str]:
 
 
 def platforms() -> str:
-    """Return the page of what is tested where, from what a start checks."""
+    """Return the page of what is tested where, from what a start checks and what is installed for it."""
     from harness.models import MODELS
     from servers.launch import STEERABLE
     from servers.steering.support import TESTED
@@ -114,9 +119,22 @@ def platforms() -> str:
         "",
         "| | Linux x86-64, CPU | Linux, NVIDIA GPU | elsewhere |",
         "|---|---|---|---|",
-        "| server | vLLM 0.32 (`cpu` extra) | vLLM 0.26 (`gpu` extra) | – |",
+        f"| server | {_extra('cpu')} | {_extra('gpu')} | – |",
         "| client | yes | yes | yes |",
-        "| reference engine, training | yes (`train` extra) | yes | yes |",
+        "| reference engine, training | yes | yes | yes |",
+        "",
+        f"Python {_project()['requires-python']}. Reference engine and training: {_extra('train')}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
+    return project
+
+
+def _extra(name: str) -> str:
+    """Return an extra's requirements, as pyproject.toml states them."""
+    wanted = ", ".join(f"`{requirement}`" for requirement in _project()["optional-dependencies"][name])
+    return f"{wanted} (`{name}` extra)"

@@ -62,3 +62,18 @@ def test_every_extra_is_one_of_ours() -> None:
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS.values()) <= set(known)
+
+
+def test_the_platforms_page_states_what_pyproject_asks_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("mkdocs")
+    from scripts import docs_reference
+
+    changed = (ROOT / "pyproject.toml").read_text("utf-8").replace('"vllm>=0.26,<0.27"', '"vllm>=0.27,<0.29"')
+    (tmp_path / "pyproject.toml").write_text(changed)
+    before = docs_reference.platforms()
+    monkeypatch.setattr(docs_reference, "PROJECT", tmp_path / "pyproject.toml")
+    after = docs_reference.platforms()
+    assert "`vllm>=0.26,<0.27` (`gpu` extra)" in before
+    assert after == before.replace("`vllm>=0.26,<0.27`", "`vllm>=0.27,<0.29`")
