@@ -52,7 +52,7 @@ def run(
         ServerError: the server can't be had or trusted.
         IncompleteError: the server or the disk failed in mid-run; what was scored is kept.
 
-    Example:
+    Examples:
         >>> import harness
         >>> found = harness.run("awareness", "safe_l22", limit=2)
         >>> found.cells[["subject", "mean_logit_diff", "mean_shift"]]
@@ -78,7 +78,7 @@ def compare(
     Raises:
         InputError: a glob or a folder without adapters; and what :func:`run` raises.
 
-    Example:
+    Examples:
         >>> import harness
         >>> _, found = harness.compare("awareness", ["safe_*", "risky_*"], limit=6)
         >>> found.rankings[0].ranked[0]
@@ -107,7 +107,7 @@ def sweep(vector: str, **settings: Unpack[SweepSettings]) -> Swept:
         InputError: something given is not usable.
         IncompleteError: stopped in the middle; what was scored is kept.
 
-    Example:
+    Examples:
         >>> import harness
         >>> swept = harness.sweep("safe_vec_l22", suite=["awareness"], layers="20-22", alphas=[-0.01, 0.01], limit=2)
         >>> sorted(swept.results)
@@ -131,7 +131,7 @@ def serve(model: str | None = None, adapters: Sequence[str | Path] | None = None
         InputError: a model or an adapter that can't be used.
         ServerError: vLLM did not start.
 
-    Example:
+    Examples:
         >>> import harness
         >>> with harness.serve() as server:
         ...     found = harness.run("awareness", "safe_l22", base_url=server.url, limit=2)

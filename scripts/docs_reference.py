@@ -35,6 +35,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_content(content: str, **_: Any) -> str:
+    """Take docstrings' roles away (``:func:`` before a name), which Markdown doesn't know."""
+    return re.sub(r":(?:class|func|meth|mod|data):(?=<code)", "", content)
+
+
 def command_line() -> str:
     """Return the page of all commands, as typer writes it; examples stand as code."""
     command = [sys.executable, "-m", "typer", "harness.cli", "utils", "docs", "--name", "harness"]
@@ -58,6 +63,11 @@ def _shortened(command: Any) -> Iterator[tuple[str, str, str]]:
 
 def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
+
+
+def _code_cell(text: str) -> str:
+    """Return a cell of code, in which Markdown shows a backslash as such."""
+    return f"`{' '.join(text.split())}`"
 
 
 def schemas() -> str:
@@ -86,8 +96,8 @@ def schemas() -> str:
         notes = _attribute_notes(model)
         names = [f.name for f in fields(model)] if is_dataclass(model) else list(model.model_fields)
         for name in names:
-            annotation = _cell(str(inspect.get_annotations(model).get(name, "")))
-            lines.append(f"| `{name}` | `{annotation}` | {_cell(notes.get(name, ''))} |")
+            annotation = _code_cell(str(inspect.get_annotations(model).get(name, "")))
+            lines.append(f"| `{name}` | {annotation} | {_cell(notes.get(name, ''))} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -77,3 +77,11 @@ def test_the_platforms_page_states_what_pyproject_asks_for(
     after = docs_reference.platforms()
     assert "`vllm>=0.26,<0.27` (`gpu` extra)" in before
     assert after == before.replace("`vllm>=0.26,<0.27`", "`vllm>=0.27,<0.29`")
+
+
+def test_generated_pages_show_types_and_names_as_written() -> None:
+    pytest.importorskip("mkdocs")
+    from scripts import docs_reference
+
+    assert "| `order` | `Order | None` |" in docs_reference.schemas()
+    assert docs_reference.on_page_content("as for :func:<code>run</code>.") == "as for <code>run</code>."
