@@ -16,9 +16,22 @@ _BLOCK = re.compile(
 )
 
 
+ELSEWHERE = {
+    "a checkout": "scripts/fresh_clone.py, make fresh-clone",
+    "the wheel, and minutes; make package runs it": "scripts/stranger.py, make package",
+    "a stock vLLM server": "tests/test_stock_server.py",
+    "hours": "scripts/reproduce_killed.py, make reproduce-killed; grids: reports/training",
+    "names of yours": "nobody, as it stands: names stand for others",
+    "gpu": "nobody without a GPU",
+}
+"""Marks of commands that no test of the documentation types, and what does in their stead."""
+SLOW = "minutes"
+"""The mark of commands that only the slow test types."""
+
+
 @dataclass(frozen=True)
 class Command:
-    """A command of a page; ``needs`` says why no test runs it."""
+    """A command of a page; ``needs`` says what it needs, by the mark above its block."""
 
     page: str
     text: str
@@ -27,7 +40,7 @@ class Command:
     @property
     def words(self) -> list[str]:
         """The command's words, as a shell splits them."""
-        return shlex.split(self.text)
+        return shlex.split(self.text, comments=True)
 
 
 def pages() -> list[Path]:
@@ -46,10 +59,20 @@ def pages() -> list[Path]:
 
 
 def commands(page: Path) -> list[Command]:
-    """Return the commands of a page's ``bash`` blocks."""
+    """Return the commands of a page's ``bash`` blocks, one that spans lines as one."""
     found = []
+    name = str(page.relative_to(ROOT))
     for block in _BLOCK.finditer(page.read_text("utf-8")):
+        begun = ""
         for line in block["text"].replace("\\\n", " ").splitlines():
-            if line.strip() and not line.startswith("#"):
-                found.append(Command(page.name, line.strip(), block["needs"]))
+            begun = f"{begun}\n{line}" if begun else line
+            try:
+                words = shlex.split(begun, comments=True)
+            except ValueError:  # A quotation goes on in the next line.
+                continue
+            if words:
+                found.append(Command(name, begun.strip(), block["needs"]))
+            begun = ""
+        if begun:
+            raise ValueError(f"{name}: a quotation isn't closed: {begun}")
     return found
