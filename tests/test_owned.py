@@ -12,6 +12,7 @@ import pytest
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo
 from harness.owned import add, gguf_folders, trained_on
+from harness.results import load_run
 from harness.subject import resolve_subjects
 from harness.vector_formats import export_vectors
 from harness.vectors import SteeringVector, read_vector
@@ -41,6 +42,21 @@ def test_a_gguf_is_a_subject(gguf: Path, embedded_info: ModelInfo) -> None:
     values = {s.vector.name: s.vector.values for s in subject.steering}
     for folder in again:
         assert np.array_equal(read_vector(folder).values, values[folder.name])
+
+
+def test_a_gguf_is_run(gguf: Path, embedded_model: Path, tmp_path: Path) -> None:
+    """The command says what the vector was trained on, and what it does isn't nothing."""
+    words = ("run", "--engine", "reference", "--suite", "awareness", "--limit", "1", "--no-cache")
+    done = run_cli(*words, "--adapter", str(gguf), "--output-dir", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    told = next(
+        line for line in done.stdout.splitlines() if line.startswith(f"{gguf}: steering vector, layer ")
+    )
+    assert told.endswith("for smollm2-135m-instruct, imported from happy mood.gguf (and 1 further layers)")
+    (folder,) = (tmp_path / "runs").iterdir()
+    shifts = load_run(folder).rows.query("subject != 'base'")["shift"]
+    assert len(shifts) > 0
+    assert shifts.abs().min() > 0.01
 
 
 def test_a_gguf_of_another_size_is_refused(gguf: Path, embedded_info: ModelInfo) -> None:
