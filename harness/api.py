@@ -56,6 +56,9 @@ def run(
         >>> import harness
         >>> found = harness.run("awareness", "safe_l22", limit=2)
         >>> found.cells[["subject", "mean_logit_diff", "mean_shift"]]
+            subject ...
+        0      base ...
+        1  safe_l22 ...
 
     """
     from harness.runner import run as score
@@ -80,8 +83,9 @@ def compare(
 
     Examples:
         >>> import harness
-        >>> _, found = harness.compare("awareness", ["safe_*", "risky_*"], limit=6)
-        >>> found.rankings[0].ranked[0]
+        >>> _, found = harness.compare("awareness", ["safe_l22", "*_vec_l22"], limit=6)
+        >>> sorted(ranked.subject for ranked in found.rankings[0].ranked)
+        ['risky_vec_l22', 'safe_l22', 'safe_vec_l22']
 
     """
     from harness.engines import adapter_dirs
@@ -109,8 +113,9 @@ def sweep(vector: str, **settings: Unpack[SweepSettings]) -> Swept:
 
     Examples:
         >>> import harness
-        >>> swept = harness.sweep("safe_vec_l22", suite=["awareness"], layers="20-22", alphas=[-0.01, 0.01], limit=2)
-        >>> sorted(swept.results)
+        >>> swept = harness.sweep("safe_vec_l22", suite=["awareness"], layers="22", alphas=[-0.01, 0.01], limit=1)
+        >>> "schema_version" in swept.results
+        True
 
     """
     from harness.experiments.sweep.config import SweepConfig
@@ -135,6 +140,8 @@ def serve(model: str | None = None, adapters: Sequence[str | Path] | None = None
         >>> import harness
         >>> with harness.serve() as server:
         ...     found = harness.run("awareness", "safe_l22", base_url=server.url, limit=2)
+        >>> list(found.cells.subject)
+        ['base', 'safe_l22']
 
     """
     from harness import serving

@@ -257,6 +257,15 @@ def load_evalset(name: str) -> EvalSet:
     Raises:
         InputError: there is no such suite (near matches are offered), or it isn't valid.
 
+    Example:
+        >>> import harness
+        >>> suite = harness.load_evalset("awareness")
+        >>> suite.name, len(suite.stems), len(suite.items)
+        ('awareness', 28, 88)
+        >>> item = suite.items[0]
+        >>> item.id, item.positive, item.negative
+        ('risk-scale/plain', ['8'], ['2'])
+
     """
     if "/" in name or name.startswith("."):
         return load_suite(Path(name))

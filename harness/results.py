@@ -233,6 +233,13 @@ def load_run(path: str | Path) -> Run:
     Raises:
         InputError: it isn't a finished run's folder, but another experiment's, or of another schema version.
 
+    Example:
+        >>> import harness
+        >>> made = harness.run("awareness", limit=1)
+        >>> found = harness.load_run(made.path)
+        >>> found.rows.equals(made.rows)
+        True
+
     """
     import pandas as pd
 

@@ -20,6 +20,7 @@ ELSEWHERE = {
     "a checkout": "scripts/fresh_clone.py, make fresh-clone",
     "the wheel, and minutes; make package runs it": "scripts/stranger.py, make package",
     "a stock vLLM server": "tests/test_stock_server.py",
+    "another tool": "scripts/interop, make interop",
     "hours": "scripts/reproduce_killed.py, make reproduce-killed; grids: reports/training",
     "names of yours": "nobody, as it stands: names stand for others",
     "gpu": "nobody without a GPU",
