@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pytest
 import typer.main
 
 from harness.cli import app
-from tests.docs.desk import MADE, STOP, laid
+from harness.report import sections
+from tests.docs.desk import MADE, STOP, Desk, laid
 from tests.docs.pages import ELSEWHERE, ROOT, SLOW, Command, commands, pages
 
 ALL = [command for page in pages() for command in commands(page)]
@@ -53,20 +57,46 @@ def test_every_mark_is_known() -> None:
     assert {command.page for command in ALL} >= {"README.md", "docs/tutorial/first-run.md"}
 
 
-def test_commands_run(embedded_model: Path, tmp_path: Path) -> None:
-    """Every command that takes seconds, page by page, as a reader would type it; the same one once."""
+def type_pages(
+    desk: Desk, found: list[Command], left_out: Container[str | None], timeout: float = 600
+) -> int:
+    """Type commands in their pages' folders, the same one once; return how many."""
     ran: set[tuple[str, ...]] = {tuple(STOP)}  # Typed at the end: all pages share a server.
     laid_out = set()
+    for command in found:
+        if command.needs in left_out or tuple(command.words) in ran:
+            continue
+        if command.needs in MADE and (command.page, command.needs) not in laid_out:
+            MADE[command.needs](desk, command.page)
+            laid_out.add((command.page, command.needs))
+        desk.check(command, timeout)
+        ran.add(tuple(command.words))
+    return len(ran)
+
+
+def test_commands_run(embedded_model: Path, tmp_path: Path) -> None:
+    """Every command that takes seconds, page by page, as a reader would type it."""
     with laid(tmp_path) as desk:
-        for command in ALL:
-            if command.needs in (SLOW, *ELSEWHERE) or tuple(command.words) in ran:
-                continue
-            if command.needs and (command.page, command.needs) not in laid_out:
-                MADE[command.needs](desk, command.page)
-                laid_out.add((command.page, command.needs))
-            desk.check(command)
-            ran.add(tuple(command.words))
-    assert len(ran) > 40
+        assert type_pages(desk, ALL, {SLOW, *ELSEWHERE}) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted({command.page for command in ALL if command.needs == SLOW}))
+def test_long_commands_run(page: str, embedded_model: Path, tmp_path: Path) -> None:
+    """A page whole, with its commands that take minutes."""
+    with laid(tmp_path) as desk:
+        type_pages(desk, [command for command in ALL if command.page == page], ELSEWHERE, timeout=3600)
+
+
+def test_each_section_of_a_report_is_explained() -> None:
+    text = (ROOT / "docs" / "how-to" / "read-a-result.md").read_text("utf-8")
+    modules = (
+        importlib.import_module(found.name)
+        for found in walk_packages(sections.__path__, "harness.report.sections.")
+    )
+    titles = {module.TITLE for module in modules if hasattr(module, "TITLE")}
+    assert len(titles) > 8
+    assert {title for title in titles if title not in text} == set()
 
 
 def test_the_site_is_whole(tmp_path: Path) -> None:
