@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from harness.adapters import shipped_adapters
 from harness.models import DEFAULT_MODEL
 from harness.paths import cache_dir
@@ -95,8 +97,9 @@ def my_suite(desk: Desk, page: str) -> None:
     folder.mkdir()
     text = (ROOT / "docs" / "how-to" / "own-questions.md").read_text("utf-8")
     (folder / "items.jsonl").write_text(text.split("```json\n")[1].split("```")[0], "utf-8")
-    card = (ROOT / "evalsets" / "ood" / "suite.yaml").read_text("utf-8")
-    (folder / "suite.yaml").write_text(card.replace("name: ood", "name: my_suite"), "utf-8")
+    card = yaml.safe_load((ROOT / "evalsets" / "ood" / "suite.yaml").read_text("utf-8"))
+    del card["sweep_items"]
+    (folder / "suite.yaml").write_text(yaml.safe_dump(card | {"name": "my_suite"}), "utf-8")
 
 
 def my_adapters(desk: Desk, page: str) -> None:
