@@ -83,9 +83,9 @@ def compare(
 
     Examples:
         >>> import harness
-        >>> _, found = harness.compare("awareness", ["safe_l22", "*_vec_l22"], limit=6)
+        >>> _, found = harness.compare("awareness", ["safe_*l22"], limit=6)
         >>> sorted(ranked.subject for ranked in found.rankings[0].ranked)
-        ['risky_vec_l22', 'safe_l22', 'safe_vec_l22']
+        ['safe_l22', 'safe_vec_l22']
 
     """
     from harness.engines import adapter_dirs
