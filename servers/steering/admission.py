@@ -195,7 +195,18 @@ def _xargs(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _check_raw(path: str, body: Mapping[str, Any]) -> None:
-    """Refuse steering in raw sampling parameters (``/inference/v1/generate``): nothing would check or hold it."""
+    """Refuse steering where vLLM would pass over it, or where nothing would check or hold it.
+
+    vLLM ignores a field beside ``model`` that it doesn't know; raw sampling parameters
+    (``/inference/v1/generate``) reach the engine as they are.
+    """
+    for key in (USER_ARG, EXTRA_ARG):
+        if body.get(key) is not None:
+            raise RefusedError(
+                f'\'{key}\' is no field of a request. Valid: "vllm_xargs": {{"{USER_ARG}": "<JSON>"}}, or a '
+                "vector's name as the model (vec, vec@0.5).",
+                param=key,
+            )
     params = body.get("sampling_params")
     extra = params.get("extra_args") if isinstance(params, Mapping) else None
     if isinstance(extra, Mapping) and (USER_ARG in extra or EXTRA_ARG in extra):

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from servers.steering.admission import Admission, Admitted, RefusedError
+from servers.steering.resolved import EXTRA_ARG, USER_ARG
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -88,8 +89,12 @@ def _is_json(scope: Message) -> bool:
     return not kinds or kinds[0].split(b";")[0].strip().lower() == b"application/json"
 
 
+_READ: Final = ("model", "vllm_xargs", "sampling_params", USER_ARG, EXTRA_ARG)
+"""Fields that admission looks at; a body without them can't ask for steering."""
+
+
 def _names_a_model(body: object) -> bool:
-    return isinstance(body, dict) and any(key in body for key in ("model", "vllm_xargs", "sampling_params"))
+    return isinstance(body, dict) and any(key in body for key in _READ)
 
 
 async def _body(receive: Receive) -> bytes:

@@ -8,15 +8,17 @@ import random
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.modelinfo import ModelInfo
 from harness.vectors import write_vector
+from servers.steering import admission_guard
 from servers.steering.admission import Admission, RefusedError
 from servers.steering.limits import Limits
-from servers.steering.middleware import parse_body
+from servers.steering.middleware import SteeringMiddleware, parse_body
 from servers.steering.registry import Registry
 from servers.steering.resolved import EXTRA_ARG, ResolvedSpec
 from tests.steering import tiny
@@ -105,6 +107,89 @@ def test_raw_sampling_parameters_are_refused(admission: Admission) -> None:
     assert not admission.admit(
         "/inference/v1/generate", {"sampling_params": {"extra_args": {"a": 1}}}
     ).changed
+
+
+@pytest.mark.parametrize("key", ["steering", "steering_resolved"])
+@pytest.mark.parametrize("given", ['[{"vector":"vec1"}]', [{"vector": "vec1"}], "", 0, False])
+def test_a_field_beside_the_model_is_refused(admission: Admission, key: str, given: object) -> None:
+    """VLLM would pass over it, and the request would run unsteered."""
+    for body in (plain(), {"prompt": [5, 6, 7]}):
+        with pytest.raises(RefusedError, match=r"vllm_xargs.*model \(vec") as refused:
+            admit(admission, {**body, key: given})
+        assert (refused.value.status, refused.value.param) == (400, key)
+
+
+@pytest.mark.parametrize("key", ["steering", "steering_resolved"])
+async def test_the_door_reads_a_body_that_names_no_model(admission: Admission, key: str) -> None:
+    sent: list[Any] = []
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise AssertionError("it went through")
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": json.dumps({"prompt": [5], key: "[]"}).encode()}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    await SteeringMiddleware(app, lambda: admission)(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert "vllm_xargs" in json.loads(sent[1]["body"])["error"]["message"]
+
+
+def engine_request(**changed: Any) -> Any:
+    given = {"prompt_token_ids": [1, 5, 6], "prompt_embeds": None, "resumable": False}
+    return SimpleNamespace(**given | changed)
+
+
+def test_the_guard_lets_through_what_admission_made(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = admit(admission, plain(model="vec1@0.5")).body["vllm_xargs"]
+    seen: list[Any] = []
+    monkeypatch.setattr(admission_guard, "checks", [lambda spec, request: seen.append((spec, request))])
+    request = engine_request()
+    admission_guard.guard(extra, request)
+    admission_guard.guard({"other": 1}, request)
+    assert seen == [(ResolvedSpec.from_json(extra[EXTRA_ARG]), request)]
+
+
+@pytest.mark.parametrize(
+    ("extra", "changed", "hint"),
+    [
+        ({"steering": "[]"}, {}, "reached the engine unread"),
+        ({EXTRA_ARG: "["}, {}, "server's own"),
+        ({EXTRA_ARG: "[1,[[0]]]"}, {}, "server's own"),
+        ({EXTRA_ARG: 5}, {}, "server's own"),
+        ({EXTRA_ARG: "{}"}, {}, "server's own"),
+        ({}, {"prompt_embeds": object()}, "not of embeddings"),
+        ({}, {"prompt_token_ids": None}, "not of embeddings"),
+        ({}, {"resumable": True}, "resumable"),
+    ],
+)
+def test_the_guard_refuses(
+    admission: Admission, extra: dict[str, Any], changed: dict[str, Any], hint: str
+) -> None:
+    made = admit(admission, plain(model="vec1")).body["vllm_xargs"]
+    with pytest.raises(ValueError, match=hint):
+        admission_guard.guard(made | extra, engine_request(**changed))
+
+
+def test_every_request_of_the_engine_goes_through_the_guard() -> None:
+    def made(extra: dict[str, Any] | None) -> Any:
+        return engine_request(sampling_params=SimpleNamespace(extra_args=extra))
+
+    class InputProcessor:
+        def process_inputs(self, extra: dict[str, Any] | None) -> Any:
+            return made(extra)
+
+    module: Any = SimpleNamespace(InputProcessor=InputProcessor)
+    admission_guard.patch(module)
+    admission_guard.patch(module)
+    assert InputProcessor().process_inputs(None).prompt_token_ids == [1, 5, 6]
+    with pytest.raises(ValueError, match="unread"):
+        InputProcessor().process_inputs({"steering": "[]"})
 
 
 def test_reloading_and_unloading(tmp_path: Path) -> None:
