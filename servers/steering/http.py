@@ -271,8 +271,9 @@ async def _check_processes(engine_client: Any) -> list[dict[str, Any]]:
         ) from e
     if not core["keys"]:
         raise UnsupportedError("steering: the engine core makes no steering keys for the prefix cache.")
-    different = [s for s in (core, *workers) if s["plugin"] != own]
-    if different or not workers:
+    if not workers:
+        raise UnsupportedError("steering: no worker answered.")
+    if different := [s for s in (core, *workers) if s["plugin"] != own]:
         raise UnsupportedError(f"steering: process {different[0]['pid']} runs another version of the plugin.")
     return workers
 
