@@ -194,24 +194,55 @@ def test_limits_on_places_and_prompts() -> None:
 
 
 def test_admission_counts_what_the_worker_will_hold() -> None:
-    """A spec within the limits never asks a worker for more than its share."""
-    limits = Limits(layers=3, dtype="float32", classes=CLASSES, rows=ROWS, lanes=2)
+    """A spec within the limits never asks a worker for more than its share: a full batch of them fits."""
+    limits = Limits(layers=LAYERS, dtype="float32", classes=CLASSES, rows=ROWS, lanes=2)
     rng = np.random.default_rng(3)
-    for _ in range(200):
+    batch: list[StepRequest] = []
+    steps, most = 0, 0
+    made = buffers()
+    for _ in range(1_000):
         terms = [
             (
-                int(rng.integers(3)),
+                int(rng.integers(LAYERS)),
                 DIGESTS[rng.integers(12)],
                 ["absolute", "relative"][rng.integers(2)],
-                1.0,
+                float(rng.integers(1, 50)),
                 s,
             )
             for s in rng.choice(["last", "pos-2", "all", "prompt", "generated"], rng.integers(1, 4))
         ]
-        made = spec(*terms)
+        asked = spec(*terms)
+        prompt = [1, *range(5, 5 + int(rng.integers(1, 9)))]
         try:
-            limits.check_prompt(made, [1, *range(5, 5 + int(rng.integers(2, 9)))], STORED.__getitem__)
+            limits.check_prompt(asked, prompt, STORED.__getitem__)
         except SpecError:
             continue
-        found = runs(made, 6, True)
-        assert len({run.content for run in found}) <= CLASSES + 1
+        found = runs(asked, len(prompt), True)
+        directions = {
+            lane.direction
+            for run in found
+            for site in plan(run.content, STORED.__getitem__)
+            for lane in site.lanes
+        }
+        assert len({run.content for run in found}) <= CLASSES
+        assert len(directions) <= ROWS
+        most = max(most, len(directions))
+        # One step over prompt and generated tokens, so that all contents act in it at once.
+        length = len(prompt) + 2
+        batch.append(StepRequest(sum(r.length for r in batch), 0, length, found))
+        if len(batch) == SEQS:
+            tokens = sum(r.length for r in batch)
+            made.write_step(batch, tokens)
+            h = rng.standard_normal((tokens, HIDDEN)).astype(np.float32)
+            for site in SITES:
+                want = h.astype(np.float64)
+                for request in batch:
+                    for run in request.runs:
+                        for p in range(run.start, min(run.stop, request.length)):
+                            row = request.offset + p
+                            want[row] = direct(run.content, site, h[row])
+                got = read(made, site, torch.from_numpy(h)).numpy()
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+            steps, batch = steps + 1, []
+    assert steps > 50
+    assert most == ROWS
