@@ -161,11 +161,25 @@ def _gguf() -> Any:
     return gguf
 
 
+def _gguf_values(source: Path, tensor: Any) -> FloatVector:
+    """Return a tensor as float32; a quantised one is refused, for the reader hands on its packed bytes."""
+    kind = tensor.tensor_type.name
+    if kind not in ("F32", "F16", "BF16"):
+        raise InputError(
+            f"{source}: tensor '{tensor.name}' has type {kind}; a control vector needs F32, F16 or BF16."
+        )
+    data = np.array(tensor.data)
+    if kind == "BF16":
+        # NumPy has no such type: it comes as bytes, the upper half of a float32's.
+        data = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return data.astype(np.float32).reshape(-1)
+
+
 def _import_gguf(source: Path, name: str, config: VectorConfig) -> Imported:
     try:
         reader = _gguf().GGUFReader(source)
         directions = {
-            int(t.name.removeprefix("direction.")): np.array(t.data, dtype=np.float32).reshape(-1)
+            int(t.name.removeprefix("direction.")): _gguf_values(source, t)
             for t in reader.tensors
             if t.name.startswith("direction.")
         }
