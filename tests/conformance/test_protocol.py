@@ -11,7 +11,7 @@ import pytest
 
 from harness.spec import HOOK_POINTS, PROTOCOL, SCALE_MODES, SELECTORS
 from tests.conformance.asking import Server, apart, steps
-from tests.steering.malformed import MALFORMED, malformed
+from tests.steering.malformed import kinds, malformed
 
 
 def test_the_server_says_what_it_can_do(conforming: Server) -> None:
@@ -311,7 +311,7 @@ def test_malformed_specs_and_the_next_request(conforming: Server, measured: Any)
     prompt = conforming.prompt(30)
     before = conforming.ask(conforming.spec("1", "all"), prompt)
     found: Counter[int] = Counter()
-    for kind in [rng.choice(MALFORMED[:5] + MALFORMED[6:]) for _ in range(198)] + ["huge_body"] * 2:
+    for kind in kinds(rng, 200, huge=2):
         given = malformed(rng, kind, conforming.base, conforming.spec())
         content = given if isinstance(given, bytes) else json.dumps(given).encode()
         headers = {"content-type": "application/json"}

@@ -13,10 +13,22 @@ MALFORMED: Final = (
     "unicode",
     "wrong_type",
     "huge_body",
-    "unknown",
+    "unknown_key",
+    "unknown_vector",
     "name",
     "random",
 )
+HUGE: Final = 10_000_000
+"""Bytes that a ``huge_body`` has at least."""
+
+
+def kinds(rng: random.Random, count: int, huge: int) -> list[str]:
+    """Return which kinds to send: ``huge`` bodies of 10 MB spread among ``count`` requests of all other kinds."""
+    others = [kind for kind in MALFORMED if kind != "huge_body"]
+    found = [rng.choice(others) for _ in range(count)]
+    for i in range(huge):
+        found[(2 * i + 1) * count // (2 * huge)] = "huge_body"
+    return found
 
 
 def malformed(rng: random.Random, kind: str, model: str, vector: str) -> dict[str, Any] | bytes:
@@ -55,8 +67,14 @@ def malformed(rng: random.Random, kind: str, model: str, vector: str) -> dict[st
         wrong = [v for v in wrong if not (key == "bos" and v is True)]
         return {**given, "vllm_xargs": {"steering": json.dumps([term | {key: rng.choice(wrong)}])}}
     if kind == "huge_body":
-        return {**given, "vllm_xargs": {"steering": "[" + f'{{"vector":"{vector}"}},' * 40_000 + "1]"}}
-    if kind == "unknown":
+        entry = f'{{"vector":"{vector}"}},'
+        return {**given, "vllm_xargs": {"steering": "[" + entry * (HUGE // len(entry) + 1) + "1]"}}
+    if kind == "unknown_vector":
+        unknown = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz_0123456789") for _ in range(12))
+        if rng.random() < 0.5:
+            return {**given, "model": f"u{unknown}{rng.choice(['', '@0.5', '@all', f'+{vector}'])}"}
+        return {**given, "vllm_xargs": {"steering": json.dumps([term, term | {"vector": f"u{unknown}"}])}}
+    if kind == "unknown_key":
         key = rng.choice(["strength", "Vector", "position", "__class__"])
         return {**given, "vllm_xargs": {"steering": json.dumps([term | {key: 1}])}}
     if kind == "name":

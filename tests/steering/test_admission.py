@@ -18,11 +18,11 @@ from harness.vectors import write_vector
 from servers.steering import admission_guard
 from servers.steering.admission import Admission, RefusedError
 from servers.steering.limits import Limits
-from servers.steering.middleware import SteeringMiddleware, parse_body
+from servers.steering.middleware import MAX_BODY, SteeringMiddleware, parse_body
 from servers.steering.registry import Registry
 from servers.steering.resolved import EXTRA_ARG, ResolvedSpec
 from tests.steering import tiny
-from tests.steering.malformed import MALFORMED, malformed
+from tests.steering.malformed import MALFORMED, kinds, malformed
 
 INFO = ModelInfo("tiny", "LlamaForCausalLM", 4, tiny.HIDDEN, 128, 128, 64)
 
@@ -57,31 +57,41 @@ def plain(**more: Any) -> dict[str, Any]:
 
 def test_5000_malformed_specs(admission: Admission) -> None:
     rng = random.Random(1)
-    kinds = [rng.choice(MALFORMED[:5] + MALFORMED[6:]) for _ in range(4_980)] + ["huge_body"] * 20
     found: Counter[tuple[str, int]] = Counter()
-    before = 0
+    before, answered, largest = 0, 0, 0
     tracemalloc.start()
     try:
-        for i, kind in enumerate(kinds):
+        for i, kind in enumerate(kinds(rng, 5_000, huge=10)):
             if i == 1_000:
                 before = tracemalloc.get_traced_memory()[0]
+            given = malformed(rng, kind, "tiny", "vec1")
+            if kind == "huge_body":
+                largest = len(json.dumps(given))
             with pytest.raises(RefusedError) as refused:
-                admit(admission, malformed(rng, kind, "tiny", "vec1"))
+                admit(admission, given)
+            del given
             message = str(refused.value)
             assert 10 < len(message) < 1_000
             assert message.isascii() or "…" in message
             found[kind, refused.value.status] += 1
+            if i % 50 == 0 or kind == "huge_body":
+                admitted = admit(admission, plain(model=f"vec1@{i + 1}"))
+                (term,) = ResolvedSpec.from_json(admitted.body["vllm_xargs"][EXTRA_ARG]).terms
+                assert (term.addition.scale, term.selector) == (i + 1, "last")
+                answered += 1
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    print(f"by class: {dict(sorted(found.items()))}; memory grew by {grown / 2**20:.2f} MiB")
+    print(
+        f"by class: {dict(sorted(found.items()))}; memory grew by {grown / 2**20:.2f} MiB; "
+        f"{answered} right ones among them; the largest body has {largest:,} bytes"
+    )
     assert sum(found.values()) == 5_000
+    assert largest > 10_000_000
+    assert answered >= 100
     assert {kind for kind, _ in found} == set(MALFORMED)
     assert all(status in (400, 404) for _, status in found)
     assert grown < 8 << 20
-    right = admit(admission, plain(model="vec1@0.5"))
-    (term,) = ResolvedSpec.from_json(right.body["vllm_xargs"][EXTRA_ARG]).terms
-    assert (term.addition.scale, term.selector) == (0.5, "last")
 
 
 def test_names_become_base_or_lora_and_a_spec(admission: Admission) -> None:
@@ -136,6 +146,28 @@ async def test_the_door_reads_a_body_that_names_no_model(admission: Admission, k
     await SteeringMiddleware(app, lambda: admission)(scope, receive, send)
     assert sent[0]["status"] == 400
     assert "vllm_xargs" in json.loads(sent[1]["body"])["error"]["message"]
+
+
+async def test_a_body_beyond_the_limit_is_not_kept() -> None:
+    """It is refused with 413 as soon as the limit is passed: what follows is not read."""
+    chunk, read, sent = b" " * (1 << 20), 0, []
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise AssertionError("it went through")
+
+    async def receive() -> Any:
+        nonlocal read
+        read += len(chunk)
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    await SteeringMiddleware(app, lambda: pytest.fail("it was admitted"))(scope, receive, send)
+    assert sent[0]["status"] == 413
+    assert "64 MiB" in json.loads(sent[1]["body"])["error"]["message"]
+    assert read == MAX_BODY + len(chunk)
 
 
 def engine_request(**changed: Any) -> Any:
