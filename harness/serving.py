@@ -71,6 +71,7 @@ def server_config(
     api_key: str | None,
     max_model_len: int,
     steering: bool,
+    allow_untested: bool = False,
     report: Report,
 ) -> launch.ServerConfig:
     """Check everything that can be checked before vLLM starts.
@@ -79,6 +80,8 @@ def server_config(
         InputError: naming what can't be used.
 
     """
+    if allow_untested and not steering:
+        raise InputError("--allow-untested is about steering: leave it out, or --no-steering.")
     name = model or DEFAULT_MODEL
     if name in MODELS:
         prepare(name, report)
@@ -88,10 +91,10 @@ def server_config(
     adapters, vectors = served_artifacts(folders, only, info, digest)
     if not steering:
         vectors = ()
-    elif not launch.can_steer(info):
+    elif not (allow_untested or launch.can_steer(info)):
         raise InputError(
             f"Steering is not tested with {info.architecture}; tested: {', '.join(sorted(launch.STEERABLE))}. "
-            "Start it with --no-steering."
+            "Start it with --no-steering, or with --allow-untested, which checks itself at the start."
         )
     modules = dict.fromkeys(m for adapter in adapters for m in adapter.vllm_modules(info))
     return launch.ServerConfig(
@@ -105,6 +108,7 @@ def server_config(
         wrap=tuple(modules),
         vectors=vectors,
         steering=steering,
+        allow_untested=allow_untested,
         adapter_dirs=tuple(folders or ()),
         max_model_len=max_model_len,
     )

@@ -63,6 +63,8 @@ class ServerConfig:
     vectors: tuple[SteeringVector, ...] = ()
     steering: bool = True
     """Whether the steering plugin is on."""
+    allow_untested: bool = False
+    """Whether steering may start on an untested vLLM or architecture, if its self-check passes."""
     adapter_dirs: tuple[Path, ...] = ()
     """Folders from below which adapters and vectors may be loaded at run time, beside the cache's copies."""
     max_model_len: int = 2048
@@ -179,6 +181,7 @@ def command(config: ServerConfig) -> tuple[list[str], dict[str, str]]:
             [vector.path for vector in config.vectors if vector.path],
             [cache_dir() / "adapters", *config.adapter_dirs],
             model_name=config.info.name,
+            allow_untested=config.allow_untested,
         )
         argv += steering.arguments
         env |= steering.environment(PLUGINS)

@@ -31,6 +31,13 @@ def serve_command(
     steering: Annotated[
         bool, typer.Option(help="Whether to start with the steering plugin, and the vectors found.")
     ] = True,
+    allow_untested: Annotated[
+        bool,
+        typer.Option(
+            "--allow-untested",
+            help="Steer on a vLLM or architecture that isn't tested, if a self-check at the start passes.",
+        ),
+    ] = False,
     detach: Annotated[
         bool, typer.Option(help="Return when the server answers, and leave it running.")
     ] = False,
@@ -69,6 +76,7 @@ def serve_command(
             api_key=api_key,
             max_model_len=max_model_len,
             steering=steering,
+            allow_untested=allow_untested,
             report=reporter.report,
         )
         if print_command:

@@ -31,9 +31,15 @@ class SteeringConfig:
     http: bool = True
     """Whether an API server is to offer steering (off for offline engines)."""
     allow_untested: bool = False
-    """Start on an untested vLLM, runner or architecture, if the self-check passes."""
+    """Start on an untested vLLM, runner or architecture, if the self-check passes. The API server makes that check,
+    so that an offline engine can't have this."""
 
     def __post_init__(self) -> None:
+        if self.allow_untested and not self.http:
+            raise ValueError(
+                "steering: allow_untested needs the self-check of a server's start, which an offline engine does not "
+                "make. Use harness serve --allow-untested, or a tested vLLM."
+            )
         for key in ("vector_dirs", "adapter_dirs"):
             object.__setattr__(self, key, tuple(getattr(self, key)))
         for key, top in (("classes", 64), ("rows", 4096), ("lanes", 2)):

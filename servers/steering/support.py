@@ -59,8 +59,8 @@ def check_tested(version: str, runner: str, device: str, config: SteeringConfig)
     if not config.allow_untested:
         raise UnsupportedError(
             f"steering: vLLM {version} on {device} with the {runner} model runner is untested. Tested: "
-            f"{'; '.join(map(str, TESTED))}. Set allow_untested to try it with a self-check at the start, and compare "
-            "with the reference: harness doctor."
+            f"{'; '.join(map(str, TESTED))}. harness serve --allow-untested tries it with a self-check at the start; "
+            "compare with the reference then: harness doctor --base-url URL."
         )
 
 
