@@ -22,16 +22,19 @@ def steering_server() -> serving.SteeringServer:
     return serving.shared_server()
 
 
-@pytest.fixture(autouse=True)
-def _figures(request: pytest.FixtureRequest) -> None:
-    """Know where each test's figures go."""
-    request.node.user_properties.append(("figures", request.config.getoption("--steering-figures")))
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Know where each test's figures go, before a fixture of any scope may skip it."""
+    item.user_properties.append(("figures", item.config.getoption("--steering-figures")))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Add a test's outcome and what it printed to the file; a later run of the same test replaces it."""
+    """Add a test's outcome and what it printed to the file, or why it was skipped.
+
+    A later run of the same test replaces it.
+    """
     path = dict(report.user_properties).get("figures")
-    if path is None or report.when != "call":
+    if path is None or (report.when != "call" and not (report.when == "setup" and report.skipped)):
         return
     file = Path(str(path))
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
@@ -41,4 +44,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         "seconds": round(report.duration, 1),
         "printed": printed,
     }
+    if report.skipped and isinstance(report.longrepr, tuple):
+        known[report.nodeid]["reason"] = str(report.longrepr[-1])
     file.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", "utf-8")
