@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.steering import serving
+from tests.steering import serving, tiny
+from tests.steering.asking import merged
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +23,25 @@ def entry_points(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 def steering_server() -> serving.SteeringServer:
     """A steering server with the embedded model, shared by all tests."""
     return serving.shared_server()
+
+
+@pytest.fixture(scope="module")
+def client(steering_server: serving.SteeringServer) -> Iterator[httpx.Client]:
+    """A client of the shared server."""
+    with httpx.Client(base_url=steering_server.url, timeout=120) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def reference(steering_server: serving.SteeringServer) -> tiny.Reference:
+    """The embedded model in float32."""
+    return tiny.Reference(steering_server.model, steering_server.vectors, bos_id=1)
+
+
+@pytest.fixture(scope="module")
+def lora_reference(steering_server: serving.SteeringServer) -> tiny.Reference:
+    """The same model with lora_a's product added to its weights."""
+    return merged(steering_server, "lora_a")
 
 
 @pytest.hookimpl(tryfirst=True)

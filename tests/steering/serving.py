@@ -56,11 +56,17 @@ def vector(name: str, seed: int, layer: int, norm: float = 20.0) -> SteeringVect
     return SteeringVector(name, replace(made.config, base_model=NAME), made.values)
 
 
-def lora(folder: Path, seed: int, layer: int = 10) -> Path:
+def lora(folder: Path, seed: int, layer: int = 10, rank: int = 4) -> Path:
     """Write a random LoRA on one layer's MLP, strong enough to matter."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "base_model_name_or_path": NAME}
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "bias": "none",
+        "base_model_name_or_path": NAME,
+    }
     config |= {"target_modules": ["gate_proj", "up_proj", "down_proj"], "task_type": "CAUSAL_LM"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     tensors = {}
@@ -70,8 +76,8 @@ def lora(folder: Path, seed: int, layer: int = 10) -> Path:
         "down_proj": (INNER, HIDDEN),
     }.items():
         prefix = f"base_model.model.model.layers.{layer}.mlp.{module}"
-        tensors[f"{prefix}.lora_A.weight"] = (rng.standard_normal((4, a)) * a**-0.5).astype(np.float32)
-        tensors[f"{prefix}.lora_B.weight"] = (rng.standard_normal((b, 4)) * 0.5).astype(np.float32)
+        tensors[f"{prefix}.lora_A.weight"] = (rng.standard_normal((rank, a)) * a**-0.5).astype(np.float32)
+        tensors[f"{prefix}.lora_B.weight"] = (rng.standard_normal((b, rank)) * 0.5).astype(np.float32)
     save_file(tensors, folder / "adapter_model.safetensors")
     return folder
 

@@ -6,76 +6,19 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-import torch
-from safetensors.numpy import load_file
 
 from harness.vectors import write_vector
 from tests.steering import serving, tiny
+from tests.steering.asking import TOLERANCE, body, error, steps, tokens
 from tests.steering.malformed import MALFORMED, kinds, malformed
 from tests.steering.serving import LAYERS, NAME, SteeringServer
 
 pytestmark = pytest.mark.slow
-TOLERANCE = 1e-3
-IDS = [100 + 700 * i for i in range(40)]
-
-
-@pytest.fixture(scope="module")
-def client(steering_server: SteeringServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=steering_server.url, timeout=120) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def reference(steering_server: SteeringServer) -> tiny.Reference:
-    return tiny.Reference(steering_server.model, steering_server.vectors, bos_id=1)
-
-
-@pytest.fixture(scope="module")
-def lora_reference(steering_server: SteeringServer) -> tiny.Reference:
-    """The same model with lora_a's product added to its weights."""
-    made = tiny.Reference(steering_server.model, steering_server.vectors, bos_id=1)
-    tensors = load_file(steering_server.loras_dir / "lora_a" / "adapter_model.safetensors")
-    for module in ("gate_proj", "up_proj", "down_proj"):
-        prefix = f"base_model.model.model.layers.10.mlp.{module}"
-        product = tensors[f"{prefix}.lora_B.weight"] @ tensors[f"{prefix}.lora_A.weight"] * 2.0
-        getattr(made.model.model.layers[10].mlp, module).weight.data += torch.from_numpy(product)
-    return made
-
-
-def tokens(seed: int, length: int, bos: bool = False) -> list[int]:
-    found = [int(t) for t in np.random.default_rng(seed).integers(20, 49_000, length)]
-    return [1, *found[1:]] if bos else found
-
-
-def body(model: str, prompt: Any, **more: Any) -> dict[str, Any]:
-    given = {"model": model, "prompt": prompt, "max_tokens": 2, "temperature": 0, "ignore_eos": True}
-    given |= {
-        "logprobs": 1,
-        "logprob_token_ids": IDS,
-        "return_tokens_as_token_ids": True,
-        "return_token_ids": True,
-    }
-    return given | more
-
-
-def steps(choice: dict[str, Any]) -> list[dict[int, float]]:
-    return [{int(k.split(":")[1]): v for k, v in step.items()} for step in choice["logprobs"]["top_logprobs"]]
-
-
-def error(choice: dict[str, Any], prompt: list[int], spec: str, truth: tiny.Reference) -> float:
-    want = truth.logprobs([*prompt, *choice["token_ids"][:-1]], len(prompt), spec)
-    return max(
-        abs(v - float(want[len(prompt) - 1 + i, t]))
-        for i, step in enumerate(steps(choice))
-        for t, v in step.items()
-    )
 
 
 async def together(url: str, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
@@ -341,29 +284,6 @@ def test_what_may_not_be_loaded(client: httpx.Client, steering_server: SteeringS
     for name in ("small", "other"):
         for file in (base / name).iterdir():
             file.unlink()
-
-
-def test_loras_by_plain_name(client: httpx.Client, steering_server: SteeringServer) -> None:
-    load = "/v1/load_lora_adapter"
-    loras = steering_server.loras_dir
-    assert (
-        client.post(load, json={"lora_name": "lora_b", "lora_path": str(loras / "lora_b")}).status_code == 200
-    )
-    prompt = tokens(3, 20)
-    answers = [
-        client.post("/v1/completions", json=body(m, prompt)).json()["choices"][0]
-        for m in (NAME, "lora_a", "lora_b")
-    ]
-    values = [steps(answer)[0][IDS[0]] for answer in answers]
-    assert len(set(values)) == 3
-    assert client.post("/v1/unload_lora_adapter", json={"lora_name": "lora_b"}).status_code == 200
-    assert client.post("/v1/completions", json=body("lora_b", prompt)).status_code == 404
-    wide = client.post(load, json={"lora_name": "wide", "lora_path": str(loras / "lora_wide")})
-    assert wide.status_code == 400
-    assert "does not wrap" in wide.json()["error"]["message"]
-    outside = client.post(load, json={"lora_name": "x", "lora_path": "/etc"})
-    assert outside.status_code == 400
-    assert "outside" in outside.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
