@@ -64,8 +64,14 @@ class Engine:
         self.reference = tiny.Reference(folder, self.vectors)
         self.layers = layers
 
-    def ask(self, requests: list[tuple[list[int], str]], tokens: int = 4, **sampling: Any) -> list[Any]:
-        """Run requests in one call."""
+    def ask(
+        self,
+        requests: list[tuple[list[int], str]],
+        tokens: int = 4,
+        lora_request: Any = None,
+        **sampling: Any,
+    ) -> list[Any]:
+        """Run requests in one call; ``lora_request`` is vLLM's, one for each."""
         from vllm import SamplingParams
 
         params = [
@@ -80,7 +86,7 @@ class Engine:
             for _, spec in requests
         ]
         prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
-        outputs: list[Any] = self.llm.generate(prompts, params, use_tqdm=False)
+        outputs: list[Any] = self.llm.generate(prompts, params, use_tqdm=False, lora_request=lora_request)
         return outputs
 
     def errors(self, requests: list[tuple[list[int], str]], outputs: list[Any]) -> float:

@@ -42,11 +42,17 @@ def run(module: str, *arguments: str, entry_points: Path | None, compiled: bool 
     return found
 
 
+def need_torchvision() -> None:
+    """Skip where it isn't installed: vLLM imports it for a checkpoint with a vision tower."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+
+
 @pytest.fixture(scope="session", params=["llama", "qwen2", "qwen3", "gemma3", "gemma3_multimodal"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A tiny model of each family. vLLM imports torchvision for a checkpoint with a vision tower."""
-    if "multimodal" in request.param and importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
+    """A tiny model of each family."""
+    if "multimodal" in request.param:
+        need_torchvision()
     return request.param, tiny.make(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -66,6 +72,28 @@ def test_every_spec(family: tuple[str, Path], entry_points: Path | None) -> None
     found = run("tests.steering.engine_run", family[0], str(family[1]), entry_points=entry_points)
     assert found.pop("moved") > 0.1
     assert max(found.values()) < TOLERANCE
+
+
+@pytest.mark.parametrize("how", ["whole", "text part"])
+def test_a_text_adapter_on_a_multimodal_checkpoint(
+    how: str, tmp_path: Path, entry_points: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``harness`` renames it, it acts, with vectors too; as it is, vLLM takes it and it does nothing.
+
+    ``whole`` has the vision tower loaded, as ``harness serve`` does; ``text part`` is ``language_model_only``.
+    """
+    need_torchvision()
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    model = tiny.make("gemma3_multimodal", tmp_path / "model", tokenizer=how == "whole")
+    arguments = ("tests.steering.lora_run", str(model), str(tmp_path), how)
+    found = run(*arguments, entry_points=entry_points)
+    assert (found["vision parameters"] > 0) == (how == "whole")
+    for kind in ("plain", "steered"):
+        assert found[f"{kind}, plain against base"] < TOLERANCE
+        assert found[f"{kind}, renamed against merged"] < TOLERANCE
+        assert found[f"{kind}, renamed against base"] > 0.1
+        assert found[f"{kind}, as it is against base"] < TOLERANCE
+        assert found[f"{kind}, as it is against merged"] > 0.1
 
 
 @pytest.mark.parametrize("how", ["chunked", "preempting", "uncached"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -68,7 +69,7 @@ def config(family: str) -> Any:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
         }
-        vision |= {"image_size": 28, "patch_size": 14}
+        vision |= {"image_size": 28, "patch_size": 14, "vision_use_head": False}
         return transformers.Gemma3Config(
             text_config=config("gemma3").to_dict(), vision_config=vision, mm_tokens_per_image=4,
             boi_token_index=300, eoi_token_index=301, image_token_index=302,
@@ -79,7 +80,7 @@ def config(family: str) -> Any:
 def make(family: str, folder: Path, seed: int = 0, tokenizer: bool = False) -> Path:
     """Save a random model of a family, float32, with weights large enough to matter.
 
-    The tokenizer, which a server wants, knows one word a token.
+    The tokenizer, which a server wants, knows one word a token; a checkpoint with a vision tower gets a processor.
     """
     torch.manual_seed(seed)
     model: Any = transformers.AutoModelForCausalLM.from_config(config(family), dtype=torch.float32)
@@ -88,13 +89,32 @@ def make(family: str, folder: Path, seed: int = 0, tokenizer: bool = False) -> P
             torch.nn.init.normal_(parameter, std=1.0 if "embed" in name else 1.6 / parameter.shape[1] ** 0.5)
     model.generation_config = transformers.GenerationConfig(bos_token_id=BOS, eos_token_id=EOS)
     model.save_pretrained(folder)
+    if "multimodal" in family:
+        _name_as_published(folder / "model.safetensors")
     if tokenizer:
-        words = Tokenizer(WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
-        made = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=words, bos_token=f"t{BOS}", eos_token=f"t{EOS}"
-        )
-        made.save_pretrained(folder)
+        _save_tokenizer(folder, "multimodal" in family)
     return folder
+
+
+def _name_as_published(weights: Path) -> None:
+    """Name the vision tower's tensors as Gemma 3's checkpoints do; newer transformers save them otherwise."""
+    tensors = load_file(weights)
+    old, new = "vision_tower.", "vision_tower.vision_model."
+    save_file({k.replace(old, new, 1): v for k, v in tensors.items()}, weights, {"format": "pt"})
+
+
+def _save_tokenizer(folder: Path, images: bool) -> None:
+    # vLLM looks newlines up, which stand around an image's tokens.
+    names = {303 + i: "\n" * (i + 1) for i in range(4)} if images else {}
+    words = Tokenizer(WordLevel({names.get(i, f"t{i}"): i for i in range(VOCAB)}, unk_token="t0"))
+    special = {"boi_token": "t300", "eoi_token": "t301", "image_token": "t302"} if images else {}
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token=f"t{BOS}", eos_token=f"t{EOS}", extra_special_tokens=special
+    )
+    made.save_pretrained(folder)
+    if images:
+        pixels = transformers.Gemma3ImageProcessor(size={"height": 28, "width": 28})
+        transformers.Gemma3Processor(pixels, made, image_seq_length=4).save_pretrained(folder)
 
 
 def vector(
