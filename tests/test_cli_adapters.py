@@ -11,6 +11,8 @@ import pytest
 
 from harness.adapters import shipped_adapters
 from harness.artifacts import SHIPPED_LIMIT, artifact_folders, hash_problems, read_artifact
+from harness.training.jobs import lora_settings, vector_settings
+from harness.training.settings import LoraSettings, VectorSettings
 from harness.training.verify import Verifier
 from harness.vectors import read_vector, write_vector
 from tests.conftest import run_cli
@@ -21,6 +23,20 @@ def test_all_shipped_artifacts_are_small_and_hashed() -> None:
     assert len(found) >= 8
     assert sum(artifact.size for artifact in found) < SHIPPED_LIMIT
     assert {artifact.name: hash_problems(artifact) for artifact in found} == {a.name: [] for a in found}
+
+
+@pytest.mark.parametrize("path", artifact_folders([shipped_adapters()]).values(), ids=lambda path: path.name)
+def test_the_bare_command_repeats_what_is_shipped(path: Path) -> None:
+    """``harness train lora|vector --behavior … --layers …`` takes the settings that the record holds."""
+    found = json.loads((path / "training.json").read_text("utf-8"))
+    kind, settings_for = {
+        "lora": (LoraSettings, lora_settings),
+        "vector": (VectorSettings, vector_settings),
+    }[found["kind"]]
+    shipped = kind.model_validate(found["settings"])
+    layers = "all" if len(shipped.layers) > 1 else str(shipped.layers[0])
+    given = {"behavior": shipped.behavior, "layers": layers, "format": shipped.format}
+    assert settings_for(given, None) == shipped
 
 
 def test_list_show_and_card() -> None:
