@@ -34,7 +34,9 @@ def test_skips_leave_a_trace(tmp_path: Path) -> None:
     (inner / "test_x.py").write_text(TESTS)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "inner"]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([*argv, "--steering-figures", "figures.json"], cwd=tmp_path, env=env, check=False)
+    argv += ["--steering-figures", "figures.json"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert done.returncode == 1  # One test is wrong.
     found = json.loads((tmp_path / "figures.json").read_text())
     kept = {name.split("::")[1]: (v["outcome"], v.get("reason"), v["printed"]) for name, v in found.items()}
     assert kept == {
