@@ -133,7 +133,7 @@ def _embedded() -> Finding:
 
 
 async def _server(base_url: str | None, api_key: str | None, model: str) -> AsyncIterator[Finding]:
-    from servers.launch import detached
+    from servers.detached import detached
 
     state = None if base_url else detached()
     url = base_url or (state.url if state else None)

@@ -12,7 +12,7 @@ from harness.adapters import Adapter, shipped_adapters, snapshot
 from harness.client import ScoringClient
 from harness.config import RunConfig
 from harness.errors import InputError, ServerError
-from harness.modelinfo import ModelInfo, model_info, read_config, weights_digest
+from harness.modelinfo import ModelInfo, model_digest, model_info, read_config
 from harness.models import MODELS, prepare, resolve_model
 from harness.probe import prove
 from harness.prompts import load_tokenizer
@@ -57,7 +57,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
     running = _fitting_detached(info)
     if running:
         async with _client(config, running) as client:
-            if client.info.get("model_digest") == _digest(config.model):
+            if client.info.get("model_digest") == model_digest(config.model):
                 report(f"Using the running server at {running}")
                 yield client, await _attach(client, config, folders, report)
                 return
@@ -115,16 +115,11 @@ def reference(
 
 
 def _subjects(adapters: list[str], folders: list[Path], model: str) -> list[Subject]:
-    return resolve_subjects(adapters, folders, model_info(model), _digest(model))
-
-
-def _digest(model: str) -> str | None:
-    place = Path(resolve_model(model))
-    return weights_digest(place) if place.is_dir() else None
+    return resolve_subjects(adapters, folders, model_info(model), model_digest(model))
 
 
 def _fitting_detached(info: ModelInfo) -> str | None:
-    from servers.launch import detached
+    from servers.detached import detached
 
     state = detached()
     return state.url if state and state.model == info.name else None

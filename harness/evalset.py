@@ -257,7 +257,7 @@ def load_evalset(name: str) -> EvalSet:
     Raises:
         InputError: there is no such suite (near matches are offered), or it isn't valid.
 
-    Example:
+    Examples:
         >>> import harness
         >>> suite = harness.load_evalset("awareness")
         >>> suite.name, len(suite.stems), len(suite.items)

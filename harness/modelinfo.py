@@ -138,8 +138,9 @@ def _samples(path: Path) -> Iterator[bytes]:
 def weights_digest(folder: Path) -> str | None:
     """Return a quick digest of a folder's config and weights (64 blocks of each file); None without weights.
 
-    Fast enough to be asked of a 24 GB model at every start. It tells models and fine-tunes apart; it is not
-    a defence against somebody who edits single weights on purpose.
+    A folder that isn't there, such as a hub id taken for one, has none. Fast enough to be asked of a 24 GB model at
+    every start. It tells models and fine-tunes apart; it is not a defence against somebody who edits single
+    weights on purpose.
     """
     files = _weight_files(folder)
     if not files:
@@ -150,3 +151,8 @@ def weights_digest(folder: Path) -> str | None:
         for block in _samples(path):
             digest.update(block)
     return digest.hexdigest()
+
+
+def model_digest(model: str) -> str | None:
+    """Return :func:`weights_digest` of a folder or an embedded model; None where its weights aren't on this machine."""
+    return weights_digest(Path(resolve_model(model)))

@@ -96,13 +96,13 @@ class Run:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The report's figures of this run's shifts, a suite each; needs the extra ``report``."""
-        from harness.report.notebook import run_figures
+        from harness.report.notebook import run_share
 
-        return run_figures(self)
+        return run_share(self).figures
 
     def _repr_html_(self) -> str:
         """Show the cells in a notebook, as the command line's table does, and the shifts' figures. In nats."""
-        from harness.report.notebook import figures_html
+        from harness.report.notebook import run_share, share_html
 
         shown = [
             "suite",
@@ -117,7 +117,7 @@ class Run:
         cells = self.cells[shown]
         cells = cells.assign(shift_ci=cells["shift_ci"].map(_ends))
         table = cells.to_html(index=False, na_rep="–", float_format="{:+.2f}".format)
-        drawn = figures_html(lambda: self.figures)
+        drawn = share_html(lambda: run_share(self))
         return f"<p>{self.path.name}, noise floor {self.results['noise_floor']:.1e} nats</p>{table}{drawn}"
 
 
@@ -233,7 +233,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         InputError: it isn't a finished run's folder, but another experiment's, or of another schema version.
 
-    Example:
+    Examples:
         >>> import harness
         >>> made = harness.run("awareness", limit=1)
         >>> found = harness.load_run(made.path)

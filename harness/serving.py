@@ -12,7 +12,7 @@ from harness.adapters import Adapter, load_adapter, shipped_adapters
 from harness.client import ScoringClient
 from harness.engines import Report
 from harness.errors import InputError, ServerError, unknown
-from harness.modelinfo import ModelInfo, model_info, weights_digest
+from harness.modelinfo import ModelInfo, model_digest, model_info
 from harness.models import DEFAULT_MODEL, MODELS, prepare, resolve_model
 from harness.probe import prove
 from harness.prompts import load_tokenizer
@@ -20,7 +20,7 @@ from harness.spec import Term
 from harness.subject import Steered, Subject, artifact_folders
 from harness.vectors import CONFIG as VECTOR_CONFIG
 from harness.vectors import SteeringVector, check_base, read_vector
-from servers import launch
+from servers import detached, launch
 
 
 def served_artifacts(
@@ -86,9 +86,7 @@ def server_config(
     if name in MODELS:
         prepare(name, report)
     info = model_info(name)
-    place = Path(resolve_model(name))
-    digest = weights_digest(place) if place.is_dir() else None
-    adapters, vectors = served_artifacts(folders, only, info, digest)
+    adapters, vectors = served_artifacts(folders, only, info, model_digest(name))
     if not steering:
         vectors = ()
     elif not (allow_untested or launch.can_steer(info)):
@@ -124,7 +122,7 @@ async def serve(
         ServerError: vLLM did not start, or ended by itself.
 
     """
-    if detach and (state := launch.detached()):
+    if detach and (state := detached.detached()):
         raise InputError(f"A detached server runs at {state.url}. Stop it with: harness serve --stop")
     log = launch.log_path(config.port)
     server = launch.Server(config, log, detached=detach)
@@ -138,7 +136,7 @@ async def serve(
         for vector in config.vectors:
             say(f"  {vector.name} as {vector.served_name}")
         if detach:
-            launch.remember(server)
+            detached.remember(server)
             keep = True
             return
         say("Ctrl-C stops it.")

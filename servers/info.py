@@ -31,7 +31,6 @@ def describe(engine_client: Any) -> dict[str, Any]:
 
     config = engine_client.vllm_config
     model, lora, cache = config.model_config, config.lora_config, config.cache_config
-    folder = Path(model.model)
     return {
         "protocol": PROTOCOL,
         "vllm": vllm.__version__,
@@ -40,7 +39,7 @@ def describe(engine_client: Any) -> dict[str, Any]:
         "environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "model": model.model,
-        "model_digest": weights_digest(folder) if folder.is_dir() else None,
+        "model_digest": weights_digest(Path(model.model)),
         "revision": model.revision,
         "load_format": str(config.load_config.load_format),
         "seed": model.seed,

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -293,7 +293,7 @@ def stop_group(pid: int, grace: float, process: subprocess.Popen[bytes] | None =
     def alive() -> bool:
         if process is not None:
             return process.poll() is None
-        return _alive(pid)
+        return runs(pid)
 
     for signum, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         try:
@@ -307,7 +307,7 @@ def stop_group(pid: int, grace: float, process: subprocess.Popen[bytes] | None =
         process.wait()
 
 
-def _alive(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether a process runs; a zombie that nobody has waited for doesn't count."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
@@ -352,63 +352,6 @@ def why(log: Path) -> str:
     lines = [line for line in text.splitlines() if line.strip()][-12:]
     shown = "".join(f"\n  | {line[:300]}" for line in lines)
     return f"{cause} The last lines of {log}:{shown}" if lines else f"{cause} Its log {log} is empty."
-
-
-# Detached servers -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DetachedServer:
-    """What is written down about a server that outlives the command that started it."""
-
-    pid: int
-    url: str
-    model: str
-    log: str
-    started: float
-
-    @property
-    def alive(self) -> bool:
-        """Whether its process still runs."""
-        return _alive(self.pid)
-
-
-def _state_file() -> Path:
-    return cache_dir() / "server.json"
-
-
-def remember(server: Server) -> DetachedServer:
-    """Write a detached server down, for ``--status``, ``--stop`` and later runs."""
-    state = DetachedServer(
-        server.process.pid, server.url, server.config.info.name, str(server.log), time.time()
-    )
-    path = _state_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(asdict(state)))
-    fresh.replace(path)
-    server.let_go()
-    return state
-
-
-def detached() -> DetachedServer | None:
-    """Return the detached server, if one runs."""
-    try:
-        state = DetachedServer(**json.loads(_state_file().read_text()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as e:
-        raise InputError(f"{_state_file()}: can't be read ({e}). Delete it.") from e
-    return state if state.alive else None
-
-
-def stop_detached() -> DetachedServer | None:
-    """Stop the detached server; return what it was, None if none runs."""
-    state = detached()
-    if state is not None:
-        stop_group(state.pid, 10.0)
-    _state_file().unlink(missing_ok=True)
-    return state
 
 
 def log_path(port: int) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from harness.modelinfo import ModelInfo
 from harness.vectors import SteeringVector, VectorConfig
@@ -62,3 +62,11 @@ def random_vector(
     values = np.random.default_rng(seed).standard_normal(info.hidden_size).astype(np.float32)
     values *= np.float32(20 / np.linalg.norm(values))
     return SteeringVector(name, VectorConfig(info.name, layer, "mlp_out", **config), values)
+
+
+def poison(folder: Path, value: float) -> Path:
+    """Put a value into the first tensor of an adapter, such as one that isn't finite."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder

@@ -6,9 +6,11 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,3 +166,21 @@ def run_cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.Com
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | env)
+
+
+def interrupted(command: list[str], runs: Path, **started: Any) -> tuple[Path, str, float]:
+    """Press Ctrl-C on a run once it has scored something.
+
+    Returns:
+        its journal, what it said, and the seconds that it took to end.
+
+    """
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **started)
+    while not (begun := [j for j in runs.glob("*/journal.jsonl") if j.stat().st_size]):
+        assert process.poll() is None
+        time.sleep(0.02)
+    pressed = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    return begun[0], said, time.monotonic() - pressed

@@ -8,11 +8,9 @@ import os
 import platform
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from harness.cli import app
 from harness.models import DEFAULT_MODEL
 from scripts.check_package import VERSIONS
 from servers import launch
-from tests.conftest import run_cli
+from tests.conftest import interrupted, run_cli
 
 
 def commands() -> list[list[str]]:
@@ -261,28 +259,18 @@ def test_a_detached_server_is_used_and_stopped(
         assert "refuses the API key" in refused.stderr
 
         command = [sys.executable, "-m", "harness", *run, "--api-key", "secret"]
-        process = subprocess.Popen(command, env=os.environ | env, stderr=subprocess.PIPE, text=True)
-        while (
-            not (journals := list((tmp_path / "runs").glob("*/journal.jsonl")))
-            or not journals[0].stat().st_size
-        ):
-            assert process.poll() is None
-            time.sleep(0.05)
-        stopped = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-        assert time.monotonic() - stopped < 2
-        assert process.returncode == 130
+        journal, said, seconds = interrupted(command, tmp_path / "runs", env=os.environ | env)
+        assert seconds < 2
         assert "Go on with: harness run --resume" in said
-        kept = journals[0].read_bytes()
+        kept = journal.read_bytes()
 
-        folder = journals[0].parent
+        folder = journal.parent
         again = run_cli("run", "--resume", str(folder), "--api-key", "secret", "--json", **env)
         assert again.returncode == 0, again.stderr
-        assert journals[0].read_bytes().startswith(kept)
+        assert journal.read_bytes().startswith(kept)
         rows = harness.load_run(folder).rows
         assert not rows.duplicated(["suite", "subject", "item"]).any()
-        assert len(rows) == len(journals[0].read_bytes().splitlines())
+        assert len(rows) == len(journal.read_bytes().splitlines())
         assert "secret" not in (folder / "manifest.json").read_text()
     finally:
         stopped_server = run_cli("serve", "--stop", **env)

@@ -122,16 +122,22 @@ def test_an_adapter_of_the_start_is_scored_right(fixed: str, made_adapters: Path
     agrees_with_the_reference(fixed, made_adapters, tmp_path)
 
 
-def test_another_adapter_is_refused_there(fixed: str, made_adapters: Path, tmp_path: Path) -> None:
+def refusal(url: str, adapters: Path, name: str, runs: Path, code: int) -> str:
+    """Ask a server for what it can't do, and return what the command says; nothing is scored."""
     done = run_cli(
-        "run", "--suite", "awareness", "--adapters", str(made_adapters), "--adapter", "made_risky",
-        "--base-url", fixed, "--output-dir", str(tmp_path / "runs"),
+        "run", "--suite", "awareness", "--adapters", str(adapters), "--adapter", name,
+        "--base-url", url, "--output-dir", str(runs),
     )  # fmt: skip
-    assert done.returncode == 3
-    assert "can't load adapters while it runs" in done.stderr
-    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in done.stderr
+    assert done.returncode == code
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "runs").glob("*/results.json"))
+    assert not list(runs.glob("*/results.json"))
+    return done.stderr
+
+
+def test_another_adapter_is_refused_there(fixed: str, made_adapters: Path, tmp_path: Path) -> None:
+    said = refusal(fixed, made_adapters, "made_risky", tmp_path / "runs", code=3)
+    assert "can't load adapters while it runs" in said
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in said
     told = run_cli("doctor", "--base-url", fixed, "--json").stdout
     (lora,) = [line for line in json.loads(told) if line["check"] == "LoRA"]
     assert lora["status"] == "warn"
@@ -141,12 +147,6 @@ def test_another_adapter_is_refused_there(fixed: str, made_adapters: Path, tmp_p
 
 @pytest.mark.parametrize("name", ["made_vec", "made_safe+made_vec@0.5"])
 def test_steering_is_refused(name: str, stock: str, made_adapters: Path, tmp_path: Path) -> None:
-    done = run_cli(
-        "run", "--suite", "awareness", "--adapters", str(made_adapters), "--adapter", name,
-        "--base-url", stock, "--output-dir", str(tmp_path / "runs"),
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "has no steering plugin, so the steering vector 'made_vec' can't be used" in done.stderr
-    assert "harness serve" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "runs").glob("*/results.json"))
+    said = refusal(stock, made_adapters, name, tmp_path / "runs", code=2)
+    assert "has no steering plugin, so the steering vector 'made_vec' can't be used" in said
+    assert "harness serve" in said

@@ -44,14 +44,10 @@ def first(until: float) -> None:
 
 def more(until: float, labels: list[str]) -> None:
     """Measure further rounds beside a plain server, of these settings alone if any are named."""
-    from benchmarks.gpu_steering import prepare, servers, speed
+    from benchmarks.gpu_steering import servers, speed
 
-    if not CHECKPOINT_DONE.exists():
-        prepare.checkpoint()
     kinds = ["plain", "plugin"]
-    if missing := [kind for kind in kinds if not servers.healthy(kind)]:
-        servers.start(missing)
-        servers.wait(missing, 400)
+    _up(kinds)
     speed.speed(["plugin"], until, labels)
     servers.keep_logs(kinds)
 
@@ -74,17 +70,25 @@ def contender(until: float) -> None:
 
     For a machine with too little time for ``first`` and ``second``: nothing is held against the reference.
     """
-    from benchmarks.gpu_steering import prepare, profiles, servers, speed
+    from benchmarks.gpu_steering import profiles, servers, speed
 
-    if not CHECKPOINT_DONE.exists():
-        prepare.checkpoint()
     kinds = ["plain", "plugin", "eager"]
-    servers.start(kinds)
-    servers.wait(kinds, 400)
+    _up(kinds)
     _or_say(lambda: profiles.profile(["plain", "plugin"]))
     speed.speed(["eager"], until)
     speed.speed(["plugin"], until)
     servers.keep_logs(kinds)
+
+
+def _up(kinds: list[str]) -> None:
+    """See that servers answer: make the checkpoint and start them where that isn't done."""
+    from benchmarks.gpu_steering import prepare, servers
+
+    if not CHECKPOINT_DONE.exists():
+        prepare.checkpoint()
+    if missing := [kind for kind in kinds if not servers.healthy(kind)]:
+        servers.start(missing)
+        servers.wait(missing, 400)
 
 
 def _background(command: str) -> subprocess.Popen[bytes]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from scipy import stats
+import numpy as np
+
+from harness.stats.stems import t_interval
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
 RESULTS: Final = FOLDER / "gpu_steering.json"
@@ -42,14 +43,12 @@ def median_ratio(rounds: list[dict[str, Any]]) -> float:
     return statistics.median(r["ratio"] for r in rounds)
 
 
-def mean_interval(rounds: list[dict[str, Any]]) -> tuple[float, float, float]:
-    """Return the mean over rounds of the ratio, and Student's 95% interval; infinite where there is one round."""
-    found = [r["ratio"] for r in rounds]
-    mean = statistics.fmean(found)
-    if len(found) < 2:
-        return mean, -math.inf, math.inf
-    half = float(stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
-    return mean, mean - half, mean + half
+def mean_interval(rounds: list[dict[str, Any]]) -> str:
+    """Say the mean over rounds of the ratio with its 95% interval; a dash for one round."""
+    if len(rounds) < 2:
+        return "–"
+    mean, low, high = t_interval(np.array([r["ratio"] for r in rounds]))
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def merged(paths: list[Path]) -> dict[str, Any]:
@@ -176,12 +175,10 @@ def _speed(results: dict[str, Any]) -> Iterator[str]:
         here = statistics.median(r["here"] for r in rounds)
         plain = statistics.median(p for r in rounds for p in r["plain"])
         each = " ".join(f"{r['ratio']:.3f}" for r in rounds)
-        mean, low, high = mean_interval(rounds)
-        spread = f"{mean:.3f} [{low:.3f}, {high:.3f}]" if len(rounds) > 1 else "–"
         name = "eager hooks, as the peers do" if kind == "eager" else kind
         yield (
             f"| {name} | {label} | {'' if wanted is None else wanted} | {each} | {median:.3f} | {verdict} | "
-            f"{spread} | {here:,.0f} {unit} | {plain:,.0f} {unit} |"
+            f"{mean_interval(rounds)} | {here:,.0f} {unit} | {plain:,.0f} {unit} |"
         )
     yield "\nThe plain server's own measurements:"
     for what, unit in (("scoring", "prompts/s"), ("decode", "tok/s")):

@@ -37,14 +37,18 @@ def settings(kinds: list[str]) -> list[Setting]:
     loras = tuple(f"lora{i}" for i in range(8))
     many = f"{SEQS} specs"
     rel = tuple(f"{v}@0.02rel" for v in one)
-    everywhere = tuple(f"{v}@all" for v in one)
     with_loras = tuple(f"{loras[i % 8]}+{v}" for i, v in enumerate(one))
-    beside = tuple(model for i, v in enumerate(one) for model in (loras[i % 8], v))
-    beside_all = tuple(model for i, v in enumerate(everywhere) for model in (loras[i % 8], v))
+
+    def all_tokens(models: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{model}@all" for model in models)
+
+    def beside_loras(models: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for i, model in enumerate(models) for name in (loras[i % 8], model))
+
     found = [
         Setting("plugin", "decode idle", (NAME,), 8),
-        Setting("plugin", f"decode {many}, one layer", everywhere, 8),
-        Setting("plugin", f"decode {many}, all layers", tuple(f"{v}@all" for v in spread), 6),
+        Setting("plugin", f"decode {many}, one layer", all_tokens(one), 8),
+        Setting("plugin", f"decode {many}, all layers", all_tokens(spread), 6),
         Setting("plugin", "scoring idle", (NAME,), 6),
         Setting("plugin", f"scoring {many}, one layer", one, 6),
         Setting("plugin", f"scoring {many}, all layers", spread, 5),
@@ -55,16 +59,16 @@ def settings(kinds: list[str]) -> list[Setting]:
         Setting("plugin", "scoring 1 spec", one[:1], 4),
         Setting("plugin", "scoring 16 specs", one[:16], 6),
         Setting("plugin", "scoring 64 specs", one[:64], 4),
-        Setting("plugin", f"decode {many}, relative", tuple(f"{v}@all" for v in rel), 3),
-        Setting("plugin", "decode 1 spec", everywhere[:1], 3),
-        Setting("plugin", "decode 16 specs", everywhere[:16], 3),
-        Setting("plugin", "decode 64 specs", everywhere[:64], 3),
-        Setting("lora", f"decode 8 LoRAs + {many} mixed", tuple(f"{m}@all" for m in with_loras), 3),
-        Setting("lora", "decode LoRAs beside vectors", beside_all, 3),
-        Setting("lora", "scoring LoRAs beside vectors", beside, 3),
+        Setting("plugin", f"decode {many}, relative", all_tokens(rel), 3),
+        Setting("plugin", "decode 1 spec", all_tokens(one[:1]), 3),
+        Setting("plugin", "decode 16 specs", all_tokens(one[:16]), 3),
+        Setting("plugin", "decode 64 specs", all_tokens(one[:64]), 3),
+        Setting("lora", f"decode 8 LoRAs + {many} mixed", all_tokens(with_loras), 3),
+        Setting("lora", "decode LoRAs beside vectors", beside_loras(all_tokens(one)), 3),
+        Setting("lora", "scoring LoRAs beside vectors", beside_loras(one), 3),
         Setting("lora", "scoring LoRA on, plain requests", (NAME,), 1),
         Setting("eager", "decode idle", (NAME,), 2),
-        Setting("eager", f"decode {many}, one layer", everywhere, 2),
+        Setting("eager", f"decode {many}, one layer", all_tokens(one), 2),
         Setting("eager", "scoring idle", (NAME,), 2),
         Setting("eager", f"scoring {many}, one layer", one, 2),
     ]

@@ -54,16 +54,16 @@ def serve_command(
     from harness import serving
     from harness.cli.console import reporting
     from harness.signals import run_interruptibly
-    from servers import launch
+    from servers import detached, launch
 
     if status:
-        state = launch.detached()
+        state = detached.detached()
         typer.echo(
             f"{state.url} serves {state.model} (pid {state.pid}, log {state.log})" if state else "none runs"
         )
         raise typer.Exit(0 if state else 3)
     if stop:
-        state = launch.stop_detached()
+        state = detached.stop_detached()
         typer.echo(f"Stopped {state.url}" if state else "No detached server runs")
         return
     with reporting() as reporter:

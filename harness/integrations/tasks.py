@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.engines import adapter_dirs
 from harness.errors import InputError, RunError
-from harness.modelinfo import model_info, weights_digest
+from harness.modelinfo import model_digest, model_info
 from harness.models import MODELS, is_prepared, resolve_model
 from harness.plan import PlannedSuite, encode_suite, load_suites
 from harness.prompts import Encoded, PromptBuilder, load_tokenizer
@@ -53,9 +53,8 @@ def base_content(model: str) -> str | None:
     """Return a base model's name and its weights' digest, fit for a file's name; None without the weights."""
     if model in MODELS and not is_prepared(model):
         return None
-    place = Path(resolve_model(model))
-    digest = weights_digest(place) if place.is_dir() else None
-    name = model if model in MODELS else place.resolve().name
+    digest = model_digest(model)
+    name = model if model in MODELS else Path(model).resolve().name
     return content_name(re.sub(r"[^A-Za-z0-9._-]+", "-", name), digest) if digest else None
 
 
@@ -63,9 +62,7 @@ def find_subjects(names: list[str], folders: list[Path], model: str) -> list[Sub
     """Return base and the named subjects, checked against the model where it is on this machine."""
     if not names:
         return resolve_subjects([], [], model_info(model))
-    place = Path(resolve_model(model))
-    digest = weights_digest(place) if place.is_dir() else None
-    return resolve_subjects(names, adapter_dirs(folders), model_info(model), digest)
+    return resolve_subjects(names, adapter_dirs(folders), model_info(model), model_digest(model))
 
 
 def client_name(subject: Subject, *, echo: bool = False) -> str:

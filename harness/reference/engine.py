@@ -49,7 +49,7 @@ class ReferenceEngine:
             raise InputError(f"'{model}' can't be loaded: {str(e).splitlines()[0]}") from e
         self.model.to(device).eval()
         self.info: ModelInfo = from_config(self.model.config.to_dict(), name)
-        self._digest = weights_digest(Path(model)) if Path(model).is_dir() else None
+        self._digest = weights_digest(Path(model))
         self._batch_size = batch_size
         self._peft: PeftModel | None = None
         self._device = device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _REFERENCES = re.compile(r'(\bid="|url\(#|href="#)')
 
 
-def run_figures(run: Run) -> tuple[Figure, ...]:
-    """Return a run's shifts, a figure a suite."""
+def run_share(run: Run) -> Share:
+    """Return a run's shifts, a figure a suite; its table is the run's own."""
     from harness.report.sections.shifts import figures
 
     charts.need()
-    return figures(Material((run,)))
+    return Share((), figures(Material((run,))), ())
 
 
 def comparison_share(found: Comparison) -> Share:
@@ -71,16 +71,5 @@ def share_html(make: Callable[[], Share]) -> str:
     except InputError as e:
         return f"<p>{escape(str(e))}</p>"
     said = "".join(f"<li>{escape(claim.text)}</li>" for claim in share.claims)
-    return f"<ul>{said}</ul>" + _joined(share.figures) + "".join(map(table_html, share.tables))
-
-
-def figures_html(make: Callable[[], Sequence[Figure]]) -> str:
-    """Return figures one below the other; a sentence where what draws isn't installed."""
-    try:
-        return _joined(make())
-    except InputError as e:
-        return f"<p>{escape(str(e))}</p>"
-
-
-def _joined(figures: Sequence[Figure]) -> str:
-    return "".join(map(figure_html, figures))
+    listed = f"<ul>{said}</ul>" if said else ""
+    return listed + "".join(map(figure_html, share.figures)) + "".join(map(table_html, share.tables))

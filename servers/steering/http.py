@@ -102,8 +102,7 @@ class SteeringServer:
 
         vector_dirs = [Path(d) for d in config.vector_dirs]
         adapter_dirs = tuple(Path(d) for d in config.adapter_dirs)
-        digest = weights_digest(folder) if folder.is_dir() else None
-        registry = Registry(model, digest, (*vector_dirs, *adapter_dirs), send)
+        registry = Registry(model, weights_digest(folder), (*vector_dirs, *adapter_dirs), send)
         models = state.openai_serving_models
         self._loras = CheckedLoras(models, registry, vllm_config.lora_config, adapter_dirs)
         for name, path in vector_folders(vector_dirs).items():

@@ -55,7 +55,7 @@ class SteeringMiddleware:
         try:
             raw = await _body(receive)
             body = parse_body(raw)
-            admitted = self._admission().admit(path, body) if _names_a_model(body) else None
+            admitted = self._admission().admit(path, body) if _may_steer(body) else None
         except RefusedError as e:
             await _answer(send, e)
             return
@@ -93,7 +93,7 @@ _READ: Final = ("model", "vllm_xargs", "sampling_params", USER_ARG, EXTRA_ARG)
 """Fields that admission looks at; a body without them can't ask for steering."""
 
 
-def _names_a_model(body: object) -> bool:
+def _may_steer(body: object) -> bool:
     return isinstance(body, dict) and any(key in body for key in _READ)
 
 

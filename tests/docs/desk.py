@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from harness.paths import cache_dir
 from harness.vector_formats import export_vectors
 from harness.vectors import SteeringVector, VectorConfig, read_vector
 from servers.launch import free_port
+from tests.conftest import interrupted
 from tests.docs.pages import ROOT, Command
 
 STOP = ["harness", "serve", "--stop"]
@@ -120,13 +119,7 @@ def interrupted_run(desk: Desk, page: str) -> None:
     """Begin a run and press Ctrl-C once it has scored something."""
     folder = desk.folder(page)
     words = ["harness", "run", "--suite", "awareness", "--adapter", "safe_l22", "--limit", "9", "--no-cache"]
-    process = subprocess.Popen(words, cwd=folder, env=desk.environment, stderr=subprocess.PIPE, text=True)
-    while not any(journal.stat().st_size for journal in folder.glob("reports/runs/*/journal.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    interrupted(words, folder / "reports" / "runs", cwd=folder, env=desk.environment)
 
 
 MADE: dict[str, Callable[[Desk, str], None]] = {

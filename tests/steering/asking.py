@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.numpy import load_file
 
 from tests.steering import tiny
 from tests.steering.serving import SteeringServer
@@ -18,11 +16,7 @@ IDS = [100 + 700 * i for i in range(40)]
 def merged(server: SteeringServer, name: str) -> tiny.Reference:
     """Return the model with an adapter's product added to its weights."""
     made = tiny.Reference(server.model, server.vectors, bos_id=1)
-    tensors = load_file(server.loras_dir / name / "adapter_model.safetensors")
-    for module in ("gate_proj", "up_proj", "down_proj"):
-        prefix = f"base_model.model.model.layers.10.mlp.{module}"
-        product = tensors[f"{prefix}.lora_B.weight"] @ tensors[f"{prefix}.lora_A.weight"] * 2.0
-        getattr(made.model.model.layers[10].mlp, module).weight.data += torch.from_numpy(product)
+    tiny.merge(made, server.loras_dir / name)
     return made
 
 

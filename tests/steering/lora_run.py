@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import load_file
 
 from harness.adapters import load_adapter, snapshot
 from harness.modelinfo import read_config
-from harness.reference.hooks import decoder_layers
 from tests.adapters_made import lora_tensors, write_lora
 from tests.steering import tiny
 from tests.steering.engine_run import LENGTHS, Engine, mixed
@@ -23,20 +21,6 @@ from tests.steering.engine_run import LENGTHS, Engine, mixed
 LAYERS = [0, 2]
 """A sliding layer and the global one."""
 MLP = ["gate_proj", "up_proj", "down_proj"]
-
-
-def merged(folder: Path, adapter: Path, engine: Engine) -> tiny.Reference:
-    """Return the reference with the adapter's product added to its weights."""
-    made = tiny.Reference(folder, engine.vectors)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    for layer in LAYERS:
-        for module in MLP:
-            prefix = f"base_model.model.model.layers.{layer}.mlp.{module}"
-            product = tensors[f"{prefix}.lora_B.weight"] @ tensors[f"{prefix}.lora_A.weight"]
-            weight = getattr(decoder_layers(made.model)[layer].mlp, module).weight
-            weight.data += torch.from_numpy(product * (config["lora_alpha"] / config["r"]))
-    return made
 
 
 def main() -> None:
@@ -60,7 +44,8 @@ def main() -> None:
         "renamed": LoRARequest("renamed", 1, str(renamed)),
         "as it is": LoRARequest("as_it_is", 2, str(source)),
     }
-    base, adapted = engine.reference, merged(folder, source, engine)
+    base, adapted = engine.reference, tiny.Reference(folder, engine.vectors)
+    tiny.merge(adapted, source)
     found: dict[str, float] = {"vision parameters": float(vision_parameters(engine))}
     prompts = [(tiny.prompt(n, n), "base") for n in LENGTHS]
     for kind, requests in (("plain", prompts), ("steered", mixed(engine, 30, 3, LENGTHS))):

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
+from tests.adapters_made import poison
 from tests.steering import serving, tiny
 from tests.steering.asking import TOLERANCE, body, error, merged, tokens
 from tests.steering.serving import NAME, SteeringServer
@@ -100,10 +100,7 @@ def test_what_no_lora_may_be(client: httpx.Client, steering_server: SteeringServ
     assert "rank 32" in ranked
     assert "--max-lora-rank 16" in ranked
     for value in (np.nan, np.inf):
-        folder = serving.lora(loras / f"lora_{value}", 6)
-        tensors = load_file(folder / "adapter_model.safetensors")
-        next(iter(tensors.values()))[0, 0] = value
-        save_file(tensors, folder / "adapter_model.safetensors")
+        folder = poison(serving.lora(loras / f"lora_{value}", 6), value)
         assert "not finite" in lora_refusal(client, "broken", folder)
         assert "not finite" in lora_refusal(client, "lora_a", folder, in_place=True)
     for name in ("wide", "x", "ranked", "broken"):

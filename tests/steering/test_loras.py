@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from harness.modelinfo import ModelInfo
 from servers.steering.loras import CheckedLoras
 from servers.steering.registry import Registry
-from tests.adapters_made import lora_tensors, write_lora
+from tests.adapters_made import lora_tensors, poison, write_lora
 
 INFO = ModelInfo("tiny", "LlamaForCausalLM", 4, 64, 128, 64, 32)
 MLP = ["gate_proj", "up_proj", "down_proj"]
@@ -144,10 +144,7 @@ async def test_refusals(server: Server, tmp_path: Path) -> None:
     assert "--max-lora-rank 16" in ranked
     assert "does not wrap" in await server.refused("x", server.write("wide", 3, layers=(1, 2)))
     for value in (np.nan, np.inf):
-        folder = server.write(f"broken_{value}", 4)
-        tensors = load_file(folder / "adapter_model.safetensors")
-        next(iter(tensors.values()))[0, 0] = value
-        save_file(tensors, folder / "adapter_model.safetensors")
+        folder = poison(server.write(f"broken_{value}", 4), value)
         assert "not finite" in await server.refused("x", folder)
     assert server.registry.adapters == {}
     server.loras._config = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,15 @@ ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_AOT_COMPILE": "0",
     "HF_HUB_OFFLINE": "1",
+    # Triton's attention kernel multiplies float32 as TF32 otherwise.
+    "TRITON_F32_DEFAULT": "ieee",
 }
 """What an engine in this process needs."""
+ON_GPU = torch.cuda.is_available()
+GPU_MEMORY: dict[str, Any] = (
+    {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 1 << 30} if ON_GPU else {}
+)
+"""An engine's arguments on a GPU, of which it would take nearly all: tests run side by side there."""
 
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -197,3 +206,15 @@ def set_environment() -> None:
     """Set what an engine in this process needs, unless it is set."""
     for key, value in ENV.items():
         os.environ.setdefault(key, value)
+
+
+def merge(reference: Reference, adapter: Path) -> None:
+    """Add the product of a LoRA of MLP modules to a reference's weights."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for key in tensors:
+        if found := re.fullmatch(r"(.*\.layers\.(\d+)\.mlp\.(\w+))\.lora_A\.weight", key):
+            prefix, layer, module = found.groups()
+            product = tensors[f"{prefix}.lora_B.weight"] @ tensors[key]
+            weight = getattr(decoder_layers(reference.model)[int(layer)].mlp, module).weight
+            weight.data += product * (config["lora_alpha"] / config["r"])

@@ -26,8 +26,8 @@ from harness.experiments.reproduce.step import Step
 from harness.experiments.reproduce.steps import REPORT, STEPS
 from harness.journal import Journal
 from harness.manifest import git_state, suite_digest, versions
-from harness.modelinfo import weights_digest
-from harness.models import MODELS, prepare, resolve_model
+from harness.modelinfo import model_digest
+from harness.models import MODELS, prepare
 from harness.results import write_json
 from harness.runfolder import JOURNAL
 
@@ -133,12 +133,11 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     from harness.training.data import questions_file
 
     config = plan.config.model_dump(mode="json", exclude={"base_url"})
-    place = Path(resolve_model(plan.config.model))
     suites = {suite for step in STEPS for suite in step.suites(plan)}
     return {
         **config,
         "layer": plan.layer,
-        "model_digest": weights_digest(place) if place.is_dir() else None,
+        "model_digest": model_digest(plan.config.model),
         "preset_settings": json.loads(json.dumps(vars(plan.preset), default=vars)),
         "questions": hashlib.sha256(questions_file().read_bytes()).hexdigest(),
         "shipped_adapters": {} if plan.trains else shipped(plan),
