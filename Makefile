@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: docs package help demo test test-steering chaos interop pages reproduce-killed evidence fresh-clone check format clean setup-demo setup-test
+.PHONY: docs package help demo test test-steering test-steering-gpu chaos interop pages reproduce-killed evidence fresh-clone check format clean setup-demo setup-test
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,9 @@ test: setup-test check  ## Run the checks and the tests that need no GPU, but fo
 
 test-steering: setup-test  ## The steering plugin against real servers, many of them: half an hour on two cores
 	$(PY) -m pytest -m "not gpu" tests/steering --steering-figures reports/steering_tests.json
+
+test-steering-gpu:  ## The same against float32 engines, where vLLM's GPU build and pytest-xdist are installed: four minutes
+	python3 -m pytest -n 8 tests/steering/test_exactness.py --steering-figures reports/steering_tests_gpu.json
 
 chaos: setup-test  ## Kill, cut off and confuse runs by a seeded campaign, and count what is lost: some ten minutes
 	$(PY) -m tests.chaos.campaign --seed 1 --out reports/chaos/campaign.txt

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.gpu_steering.cases import Case, lora_cases, request, vector_cases, watched
 from benchmarks.gpu_steering.client import ask_all
 from benchmarks.gpu_steering.places import REFERENCE, record
+from benchmarks.gpu_steering.report import NEIGHBOURS
 
 Watched = NDArray[np.float32]
 
@@ -59,9 +60,7 @@ def against_reference(kind: str, which: str, cases: list[Case]) -> None:
     found["the same again, warm"] = summary(gaps(rounds[1], rounds[2]))
     plain = [i for i, case in enumerate(cases) if not case.steered]
     beside = ask(kind, cases, bare=True)
-    found["plain requests, steered neighbours against plain ones"] = summary(
-        gaps([rounds[1][i] for i in plain], [beside[i] for i in plain])
-    )
+    found[NEIGHBOURS] = summary(gaps([rounds[1][i] for i in plain], [beside[i] for i in plain]))
     moved = [
         float(np.abs(right[i] - reference[f"{which}/{i}/bare"]).max())
         for i in range(len(cases))

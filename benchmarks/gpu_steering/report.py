@@ -13,6 +13,7 @@ import numpy as np
 from harness.stats.stems import t_interval
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
+NEIGHBOURS: Final = "plain requests, steered neighbours against plain ones"
 RESULTS: Final = FOLDER / "gpu_steering.json"
 CITED: Final = (
     "EasySteer (a fork of vLLM), as its authors publish it, cited and not measured here: a 1.5B model goes from 30,633 "
@@ -137,6 +138,9 @@ def _exact(results: dict[str, Any]) -> Iterator[str]:
     for label in ("plain against plain", "idle against idle", "idle against plain"):
         row = idle[label]
         yield f"| {label} | {row['max']:.3f} | {row['equal']} of {row['requests']} |"
+    for kind, name in (("plugin", "plugin"), ("lora", "plugin and LoRA")):
+        row = results[f"exact_{kind}"][NEIGHBOURS]
+        yield f"| {name}: {NEIGHBOURS} | {row['max']:.3f} | {row['equal']} of {row['requests']} |"
 
 
 def _stale(results: dict[str, Any]) -> Iterator[str]:

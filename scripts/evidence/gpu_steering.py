@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.gpu_steering.report import RESULTS, goal, median_ratio, ratios
+from benchmarks.gpu_steering.report import NEIGHBOURS, RESULTS, goal, median_ratio, ratios
 from scripts.evidence.line import Line
 
 
@@ -21,6 +21,14 @@ def gpu_steering() -> Iterator[Line]:
             f"{row['max']:.3f}, median {row['median']:.3f} nats",
             f"<= 1.25 x a plain server's {floor['max']:.3f}, median {floor['median']:.3f}",
             row["max"] <= 1.25 * floor["max"] and row["median"] <= 1.25 * floor["median"],
+            gpu=True,
+        )
+        row = found[f"exact_{kind}"][NEIGHBOURS]
+        yield Line(
+            f"{NEIGHBOURS} ({kind} server)",
+            f"{row['equal']} of {row['requests']} equal bit for bit",
+            "all, or as far apart as a plain server's own answers",
+            row["max"] <= found["idle_plugin"]["plain against plain"]["max"],
             gpu=True,
         )
     before, after = (

@@ -35,6 +35,7 @@ def main() -> None:
         block_size=32,
         enforce_eager="compiled" not in what,
         enable_prefix_caching=False,
+        **tiny.GPU_MEMORY,
         **options,
     )
     prompts = [tiny.prompt(i, 5 + 7 * i % 90) for i in range(PLAIN + NEIGHBOURS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     A later run of the same test replaces it.
     """
     path = dict(report.user_properties).get("figures")
-    if path is None or (report.when != "call" and not (report.when == "setup" and report.skipped)):
+    told = report.when == "call" or (report.when == "setup" and report.skipped)
+    # The process that pytest-xdist's workers report to writes for all.
+    if path is None or not told or "PYTEST_XDIST_WORKER" in os.environ:
         return
     file = Path(str(path))
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}

@@ -54,6 +54,7 @@ class Engine:
             "max_logprobs": 400,
             "disable_log_stats": False,
             **offline_args(lanes=2),
+            **tiny.GPU_MEMORY,
             **options,
         }
         self.llm: Any = LLM(str(folder), **arguments)
@@ -138,19 +139,15 @@ def exactness(engine: Engine) -> dict[str, float]:
 
 
 def recomputed(engine: Engine, requests: list[tuple[list[int], str]]) -> list[int]:
-    """Return how many prompt tokens of each request, one after another, did not come from the cache."""
-    found = []
-    for request in requests:
-        before = _cache_counts(engine)
-        engine.ask([request], tokens=1)
-        queries, hits = (b - a for a, b in zip(before, _cache_counts(engine), strict=True))
-        found.append(int(queries - hits))
-    return found
+    """Return how many prompt tokens of each request, one after another, did not come from the cache, as vLLM says."""
+    outputs = [engine.ask([request], tokens=1)[0] for request in requests]
+    return [len(prompt) - out.num_cached_tokens for (prompt, _), out in zip(requests, outputs, strict=True)]
 
 
-def _cache_counts(engine: Engine) -> tuple[float, float]:
+def _missed(engine: Engine) -> float:
+    """Return how many prompt tokens did not come from the cache so far, by vLLM's metrics."""
     counts = {m.name: m.value for m in engine.llm.get_metrics() if m.name.startswith("vllm:prefix_cache_")}
-    return counts["vllm:prefix_cache_queries"], counts["vllm:prefix_cache_hits"]
+    return float(counts["vllm:prefix_cache_queries"] - counts["vllm:prefix_cache_hits"])
 
 
 def sharing(engine: Engine, block: int = 32) -> dict[str, float]:
@@ -166,7 +163,10 @@ def sharing(engine: Engine, block: int = 32) -> dict[str, float]:
             )
             for i in range(200)
         ]
+        before = _missed(engine)
         counts = recomputed(engine, requests)
+        found[f"recomputed {selector}"] = sum(counts)
+        found[f"recomputed {selector}, by the metrics"] = _missed(engine) - before
         found[f"most recomputed {selector}"], found[f"least recomputed {selector}"] = max(counts), min(counts)
         found[f"error {selector}"] = engine.check(requests, tokens=1)
     found["length"] = len(prompt)

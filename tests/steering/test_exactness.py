@@ -38,7 +38,8 @@ def run(module: str, *arguments: str, entry_points: Path | None, compiled: bool 
     if done.returncode or line is None:
         pytest.fail(f"{module} {' '.join(arguments)} failed:\n{(done.stdout + done.stderr)[-6000:]}")
     found: dict[str, float] = json.loads(line.removeprefix("FOUND "))
-    print(f"{' '.join(arguments[2:]) or 'plain run'}: {found}")
+    if found:
+        print(f"{' '.join(arguments[2:]) or 'plain run'}: {found}")
     return found
 
 
@@ -83,6 +84,8 @@ def test_a_text_adapter_on_a_multimodal_checkpoint(
     ``whole`` has the vision tower loaded, as ``harness serve`` does; ``text part`` is ``language_model_only``.
     """
     need_torchvision()
+    if tiny.ON_GPU:
+        pytest.skip("vLLM's LoRA kernels on a GPU take no float32")
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     model = tiny.make("gemma3_multimodal", tmp_path / "model", tokenizer=how == "whole")
     arguments = ("tests.steering.lora_run", str(model), str(tmp_path), how)
@@ -109,9 +112,12 @@ def test_what_the_scheduler_does(
 
 
 def test_two_hundred_specs_over_one_prompt(llama: Path, entry_points: Path | None) -> None:
-    """VLLM's own metrics say what was recomputed: blocks that nothing touches are everybody's."""
+    """VLLM's own counts say what was recomputed: blocks that nothing touches are everybody's."""
     found = run("tests.steering.engine_run", "llama", str(llama), "sharing", entry_points=entry_points)
     block = 32
+    for selector in ("last", "pos-5", "pos-40", "all") if not tiny.ON_GPU else ():
+        # An engine of 0.26 inside its caller's process leaves these two metrics at 0.
+        assert found[f"recomputed {selector}"] == found[f"recomputed {selector}, by the metrics"]
     assert found["most recomputed last"] <= block
     # Position 95 is the third block's last: the fourth, begun, block is recomputed with it.
     assert found["most recomputed pos-5"] <= 2 * block
