@@ -22,6 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import InputError
+from harness.jsonfile import read_object
 from harness.modelinfo import ModelInfo
 from harness.paths import cache_dir, data_dir
 from harness.spec import content_name
@@ -118,7 +119,7 @@ def load_adapter(path: Path, model: ModelInfo) -> Adapter:
         raise InputError(f"{path}: '{name}' is no adapter name; it must match {NAME.pattern}.")
     for file in (CONFIG, WEIGHTS):
         _inside(path, file)
-    config = _read_config(path)
+    config = read_object(path / CONFIG)
     _check_config(path / CONFIG, config, model)
     modules, digest = _check_weights(path / WEIGHTS, config, model)
     config_bytes = json.dumps(config, sort_keys=True).encode()
@@ -158,7 +159,7 @@ def snapshot(adapter: Adapter, model: ModelInfo) -> Path:
 
 def load_adapter_digest(path: Path, model: ModelInfo) -> str:
     """Return the digest of a folder whose name is not the adapter's."""
-    config = _read_config(path)
+    config = read_object(path / CONFIG)
     _, digest = _check_weights(path / WEIGHTS, config, model)
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode() + digest).hexdigest()
 
@@ -171,16 +172,6 @@ def _inside(folder: Path, file: str) -> None:
         raise InputError(f"{path}: is missing.{hint}")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{path}: is a link out of the adapter's folder.")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise InputError(f"{path / CONFIG}: is not readable JSON ({e}).") from e
-    if not isinstance(config, dict):
-        raise InputError(f"{path / CONFIG}: a JSON object is needed.")
-    return config
 
 
 def _check_config(file: Path, config: dict[str, Any], model: ModelInfo) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from harness import adapters, subject, vectors
 from harness.errors import InputError, unknown
+from harness.jsonfile import read_object
 from harness.models import file_sha256
 
 Kind = Literal["lora", "vector"]
@@ -106,8 +106,8 @@ def read_artifact(path: Path) -> Artifact:
 
     """
     config_file = next(p for c in (adapters.CONFIG, vectors.CONFIG) if (p := path / c).is_file())
-    config = _json(config_file)
-    record = _json(path / adapters.RECORD) if (path / adapters.RECORD).is_file() else None
+    config = read_object(config_file)
+    record = read_object(path / adapters.RECORD) if (path / adapters.RECORD).is_file() else None
     size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
     try:
         if config_file.name == vectors.CONFIG:
@@ -135,13 +135,3 @@ def hash_problems(artifact: Artifact) -> list[str]:
         elif file_sha256(file) != digest:
             wrong.append(f"{name} has changed since it was trained")
     return wrong
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise InputError(f"{path}: is not readable JSON ({e}).") from e
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON object is needed.")
-    return value

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness import stats
 from harness.errors import InputError, RunError
 from harness.evalset import Card
+from harness.jsonfile import read_object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,7 +245,7 @@ def load_run(path: str | Path) -> Run:
     import pandas as pd
 
     folder = Path(path)
-    manifest = _read_object(folder, "manifest.json")
+    manifest = _read_finished(folder, "manifest.json")
     if (kind := manifest.get("kind")) is not None:
         raise InputError(
             f"{folder}: holds a result of kind '{kind}', not a run; valid are folders of harness run and "
@@ -253,17 +254,11 @@ def load_run(path: str | Path) -> Run:
     version = manifest.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{folder}: has schema version {version}; this harness reads {SCHEMA_VERSION}.")
-    results = _read_object(folder, "results.json")
+    results = _read_finished(folder, "results.json")
     return Run(folder, manifest, results, pd.read_parquet(folder / "results.parquet"))
 
 
-def _read_object(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / name).read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise InputError(f"{folder}: is not a finished run ({name} is missing).") from e
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder}: can't be read ({e}).") from e
-    if not isinstance(content, dict):
-        raise InputError(f"{folder / name}: is not a JSON object.")
-    return content
+def _read_finished(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).is_file():
+        raise InputError(f"{folder}: is not a finished run ({name} is missing).")
+    return read_object(folder / name)

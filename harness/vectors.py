@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from harness.errors import InputError, unknown
+from harness.jsonfile import read_object
 from harness.modelinfo import ModelInfo
 from harness.paths import cache_dir
 from harness.spec import (
@@ -269,12 +270,7 @@ def check_base(vector: SteeringVector, model: ModelInfo, digest: str | None = No
 
 
 def _read_config(path: Path) -> VectorConfig:
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise InputError(f"{path}: is not readable JSON ({e}).") from e
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: a JSON object is needed.")
+    config = read_object(path)
     config.pop("hidden_size", None)  # For readers; the tensor's own shape decides.
     if missing := [key for key in _REQUIRED if key not in config]:
         raise InputError(f"{path}: lacks {', '.join(missing)}.")
