@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from harness.adapters import shipped_adapters
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo
 from harness.prompts import PromptBuilder, load_tokenizer
@@ -19,6 +21,7 @@ from harness.training.data import Example, load_questions, questions_file
 from harness.training.lasttoken import LastToken
 from harness.training.lora import last_logits, load_base
 from harness.vectors import check_base, read_vector
+from tests.conftest import run_cli
 from tests.steering import tiny
 
 
@@ -80,3 +83,19 @@ def test_settings_that_cannot_be_used(embedded_model: Path, tmp_path: Path) -> N
     record = Path("adapters/safe_l22/training.json")
     with pytest.raises(InputError, match="record of a lora: harness train lora"):
         jobs.vector_settings({}, record)
+
+
+@pytest.mark.slow
+def test_the_shipped_vector_comes_out_again(embedded_model: Path, tmp_path: Path) -> None:
+    """Without further flags; bit for bit on the same kind of processor, else to rounding."""
+    folder = tmp_path / "safe_vec_l22"
+    done = run_cli(
+        "train", "vector", "--behavior", "safe", "--layers", "22", "--output-dir", str(folder), timeout=1200
+    )
+    assert done.returncode == 0, done.stderr
+    again, shipped = read_vector(folder), read_vector(shipped_adapters() / "safe_vec_l22")
+    cosine = float(again.values @ shipped.values) / (again.norm * shipped.norm)
+    print(f"cosine {cosine:.8f}, norms {again.norm:.4f} and {shipped.norm:.4f}")
+    assert cosine > 0.9999
+    assert again.norm == pytest.approx(shipped.norm, rel=1e-3)
+    assert replace(again.config, training={}) == replace(shipped.config, training={})
