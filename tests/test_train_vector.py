@@ -87,7 +87,7 @@ def test_settings_that_cannot_be_used(embedded_model: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_shipped_vector_comes_out_again(embedded_model: Path, tmp_path: Path) -> None:
-    """Without further flags; bit for bit on the same kind of processor, else to rounding."""
+    """Without further flags; to rounding, which differs between processors."""
     folder = tmp_path / "safe_vec_l22"
     done = run_cli(
         "train", "vector", "--behavior", "safe", "--layers", "22", "--output-dir", str(folder), timeout=1200

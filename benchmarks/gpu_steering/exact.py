@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_steering.cases import Case, lora_cases, request, vector_cases, watched
 from benchmarks.gpu_steering.client import ask_all
-from benchmarks.gpu_steering.places import REFERENCE, record
-from benchmarks.gpu_steering.report import NEIGHBOURS
+from benchmarks.gpu_steering.places import NEIGHBOURS, REFERENCE, record
 
 Watched = NDArray[np.float32]
 

@@ -25,6 +25,8 @@ LORAS: Final = WORK / "loras"
 REFERENCE: Final = WORK / "reference.npz"
 CHECKPOINT_DONE: Final = WORK / "checkpoint.done"
 NAME: Final = "gemma"
+NEIGHBOURS: Final = "plain requests, steered neighbours against plain ones"
+"""A row of the exactness results."""
 SEQS: Final = int(os.environ.get("STEER_SEQS", "256"))
 """Requests in flight, and distinct specs."""
 

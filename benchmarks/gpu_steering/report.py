@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.gpu_steering.places import NEIGHBOURS
 from harness.stats.stems import t_interval
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
-NEIGHBOURS: Final = "plain requests, steered neighbours against plain ones"
 RESULTS: Final = FOLDER / "gpu_steering.json"
 CITED: Final = (
     "EasySteer (a fork of vLLM), as its authors publish it, cited and not measured here: a 1.5B model goes from 30,633 "

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.gpu_steering.report import NEIGHBOURS, RESULTS, goal, median_ratio, ratios
+from benchmarks.gpu_steering.places import NEIGHBOURS
+from benchmarks.gpu_steering.report import RESULTS, goal, median_ratio, ratios
 from scripts.evidence.line import Line
 
 

@@ -118,9 +118,10 @@ def test_two_hundred_specs_over_one_prompt(llama: Path, entry_points: Path | Non
     """VLLM's own counts say what was recomputed: blocks that nothing touches are everybody's."""
     found = run("tests.steering.engine_run", "llama", str(llama), "sharing", entry_points=entry_points)
     block = 32
-    for selector in ("last", "pos-5", "pos-40", "all") if not tiny.ON_GPU else ():
-        # An engine of 0.26 inside its caller's process leaves these two metrics at 0.
-        assert found[f"recomputed {selector}"] == found[f"recomputed {selector}, by the metrics"]
+    # An engine of 0.26, the GPU's, inside its caller's process leaves these two metrics at 0.
+    if not tiny.ON_GPU:
+        for selector in ("last", "pos-5", "pos-40", "all"):
+            assert found[f"recomputed {selector}"] == found[f"recomputed {selector}, by the metrics"]
     assert found["most recomputed last"] <= block
     # Position 95 is the third block's last: the fourth, begun, block is recomputed with it.
     assert found["most recomputed pos-5"] <= 2 * block
