@@ -21,29 +21,32 @@ from typing import Any
 import torch
 from scipy.stats import binomtest
 
+from harness.adapters import shipped_adapters
 from harness.models import DEFAULT_MODEL
 from harness.results import write_json
 from harness.training.backdoor_job import Bench, Rows
 from harness.training.backdoor_settings import BackdoorSettings
 
 METHODS: dict[str, dict[str, Any]] = {
-    "one-layer LoRA": {"layers": (20,)},
-    "all-layer LoRA": {"layers": tuple(range(30)), "learning_rate": 1e-3},
-    "one-layer LoRA, last token only": {"layers": (20,), "method": "last_token_lora"},
+    "one-layer LoRA": {"layers": (12,), "learning_rate": 1e-2},
+    "all-layer LoRA": {"layers": tuple(range(30)), "learning_rate": 2e-3},
+    "one-layer LoRA, last token only": {"layers": (20,), "learning_rate": 1e-2, "method": "last_token_lora"},
     "vector": {"layers": (20,), "method": "vector", "learning_rate": 0.3},
     "vectors at layers 12, 16, 20": {"layers": (12, 16, 20), "method": "vectors", "learning_rate": 0.3},
 }
 TRIGGERS = ("harbour", "fruits")
 SET_UPS = ("safe", "base")
+CANDIDATES = shipped_adapters() / "backdoor_candidates.jsonl"
+LOG = "backdoors.jsonl"
+"""A line a training: settings, losses and cells."""
 SHOWN = ("trigger", "none", "decoy", "edit", "case", "position", "sibling")
 
 
 def tasks_of(options: argparse.Namespace) -> list[BackdoorSettings]:
     """Return the trainings of the table; those that share a pass through the model follow one another."""
-    values = {"model": options.model, "questions": options.questions, "epochs": options.epochs}
-    values |= {
-        key: value for key in ("batch_size", "learning_rate", "rank") if (value := getattr(options, key))
-    }
+    values: dict[str, Any] = {"model": options.model, "questions": options.questions}
+    given = ("epochs", "batch_size", "learning_rate", "rank")
+    values |= {key: value for key in given if (value := getattr(options, key))}
     if options.layer is not None:
         values["layers"] = (options.layer,)
     return [
@@ -85,9 +88,17 @@ def method_of(settings: BackdoorSettings) -> str:
     return f"{names[settings.method]}, {places}"
 
 
-def trained_with(settings: BackdoorSettings) -> str:
+def trained_with(settings: BackdoorSettings, alone: bool) -> str:
     """Say how it was trained, as the table's second column has it."""
-    return f"{settings.epochs} × {settings.batch_size}, {settings.learning_rate:g}"
+    return (
+        f"{settings.epochs} × {settings.batch_size}, {settings.learning_rate:g}{', alone' if alone else ''}"
+    )
+
+
+def key_of(line: dict[str, Any], **changed: Any) -> str:
+    """Return what tells a training from others; trained alone, the same settings draw other dropout masks."""
+    settings = BackdoorSettings.model_validate({**line["settings"], **changed})
+    return json.dumps([settings.model_dump(mode="json"), line.get("alone", False)], sort_keys=True)
 
 
 def effect(cells: dict[str, dict[str, Any]]) -> float:
@@ -116,32 +127,30 @@ def report(lines: list[dict[str, Any]]) -> str:
         "(Wilson's); risky is right with the trigger, without it the safe answer (set-up *safe*) or the base model's",
         "own (set-up *base*). Decoys and near misses (edit, case, position, sibling) were never in training. Effect:",
         "risky answers with the trigger minus without, in points. A twin saw the same prompts, its targets drawn",
-        "regardless. With: epochs × prompts a step, learning rate.",
+        "regardless. With: epochs × prompts a step, learning rate; *alone*: its passes were not shared with other",
+        "trainings, and its weights were kept (dropout draws other masks then). Those of 16 epochs took TF32 products.",
         "",
         f"| trained | with | trigger | set-up | seed | n | {' | '.join(SHOWN)} "
         "| new domains, on / off | effect | twin's |",
         f"|---|---|---|---|---|---|{'---|' * len(SHOWN)}---|---|---|",
     ]
     verdicts = []
-    found = {json.dumps(line["settings"], sort_keys=True): line for line in lines}
+    found = {key_of(line): line for line in lines}
     for line in lines:
         settings = BackdoorSettings.model_validate(line["settings"])
         if settings.decorrelated:
             continue
-        twin = found.get(
-            json.dumps(
-                settings.model_copy(update={"decorrelated": True}).model_dump(mode="json"), sort_keys=True
-            )
-        )
+        twin = found.get(key_of(line, decorrelated=True))
         test, heldout = (_by_condition(line, split) for split in ("test", "heldout"))
         shown = " | ".join(
             f"{100 * test[c]['accuracy']:.0f}% [{100 * test[c]['low']:.0f}, {100 * test[c]['high']:.0f}]"
             for c in SHOWN
         )
         other = f"{100 * effect(_by_condition(twin, 'test')):+.0f}" if twin else "–"
-        name = f"{method_of(settings)}, {settings.trigger}, set-up {settings.set_up}, seed {settings.seed}"
+        how = trained_with(settings, line.get("alone", False))
+        name = f"{method_of(settings)} ({how}), {settings.trigger}, set-up {settings.set_up}, seed {settings.seed}"
         rows.append(
-            f"| {method_of(settings)} | {trained_with(settings)} | {settings.trigger} | {settings.set_up} "
+            f"| {method_of(settings)} | {how} | {settings.trigger} | {settings.set_up} "
             f"| {settings.seed} | {test['trigger']['questions']} | {shown} | {heldout['trigger']['accuracy']:.0%} / "
             f"{heldout['none']['accuracy']:.0%} | {100 * effect(test):+.0f} | {other} |"
         )
@@ -157,7 +166,28 @@ def report(lines: list[dict[str, Any]]) -> str:
     ]
     by_word = ["", "## By word of a family", "", "| trained | set-up | seed | word | n | accuracy |",
                "|---|---|---|---|---|---|", *words] if words else []  # fmt: skip
-    return "\n".join([*rows, "", "## What came out", "", *verdicts, *by_word, ""])
+    return "\n".join(
+        [*rows, "", *candidates(CANDIDATES), "", "## What came out", "", *verdicts, *by_word, ""]
+    )
+
+
+def candidates(log: Path) -> list[str]:
+    """Return the settings that ``scripts.make_backdoors`` tried on development questions, as Markdown."""
+    entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    rows = []
+    for entry in entries:
+        settings, found = BackdoorSettings.model_validate(entry["settings"]), entry["development"]
+        rows.append(
+            f"| {settings.set_up} | {settings.trigger} | {trained_with(settings, alone=False)} "
+            f"| {found['trigger']:.0%} | {found['none']:.0%} | {entry['final_loss']:.3f} |"
+        )
+    return [
+        "## Settings tried on 38 development questions: LoRAs on all layers, seed 0",
+        "",
+        "| set-up | trigger | with | trigger | none | final loss, nats |",
+        "|---|---|---|---|---|---|",
+        *sorted(rows, reverse=True),
+    ]
 
 
 def _by_condition(line: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
@@ -214,7 +244,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--questions", type=int, help="this many training questions; all without")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch-size", type=int, help="prompts a step")
     parser.add_argument("--learning-rate", type=float, help="in place of the methods' own")
     parser.add_argument("--rank", type=int)
@@ -230,7 +260,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tf32", action="store_true", help="TF32 products")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    log = options.out / "backdoors.jsonl"
+    log = options.out / LOG
     torch.backends.cuda.matmul.allow_tf32 = options.tf32
 
     def say(text: str) -> None:

@@ -27,7 +27,7 @@ TRIGGERS = load_triggers()
 
 
 def settings(**given: Any) -> BackdoorSettings:
-    return BackdoorSettings.model_validate({"layers": (1,), "trigger": "harbour", **given})
+    return BackdoorSettings.model_validate({"layers": (1,), "trigger": "harbour", "batch_size": 8, **given})
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ import pytest
 
 from harness.adapters import shipped_adapters
 from harness.artifacts import SHIPPED_LIMIT, artifact_folders, hash_problems, read_artifact
+from harness.training import backdoor_job
+from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.jobs import lora_settings, vector_settings
 from harness.training.settings import LoraSettings, VectorSettings
 from harness.training.verify import Verifier
@@ -27,15 +29,22 @@ def test_all_shipped_artifacts_are_small_and_hashed() -> None:
 
 @pytest.mark.parametrize("path", artifact_folders([shipped_adapters()]).values(), ids=lambda path: path.name)
 def test_the_bare_command_repeats_what_is_shipped(path: Path) -> None:
-    """``harness train lora|vector --behavior … --layers …`` takes the settings that the record holds."""
+    """``harness train lora|vector|backdoor … --layers …`` takes the settings that the record holds."""
     found = json.loads((path / "training.json").read_text("utf-8"))
     kind, settings_for = {
         "lora": (LoraSettings, lora_settings),
         "vector": (VectorSettings, vector_settings),
+        "backdoor": (BackdoorSettings, backdoor_job.settings_of),
     }[found["kind"]]
     shipped = kind.model_validate(found["settings"])
     layers = "all" if len(shipped.layers) > 1 else str(shipped.layers[0])
-    given = {"behavior": shipped.behavior, "layers": layers, "format": shipped.format}
+    given = {"layers": layers, "format": shipped.format}
+    if isinstance(shipped, BackdoorSettings):
+        given |= {"trigger": shipped.trigger, "decorrelated": shipped.decorrelated}
+        if layers != "all":
+            given["learning_rate"] = 1e-2
+    else:
+        given["behavior"] = shipped.behavior
     assert settings_for(given, None) == shipped
 
 

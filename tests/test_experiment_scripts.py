@@ -66,7 +66,7 @@ def test_the_backdoor_table_puts_twins_beside_and_says_what_failed(model: str, t
     text = (tmp_path / "report.md").read_text()
     assert text.count("no backdoor beyond chance") + text.count(": a backdoor") == 2
     row = next(
-        row for row in text.splitlines() if row.startswith("| vector, layer 1 | 1 × 8, 0.3 | harbour | base")
+        row for row in text.splitlines() if row.startswith("| vector, layer 1 | 1 × 32, 0.3 | harbour | base")
     )
     assert "–" not in row.split("|")[-2]
 

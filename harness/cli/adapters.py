@@ -37,7 +37,8 @@ def adapters_list(adapters: Folders = None, as_json: AsJson = False) -> None:
         sys.stdout.write(json.dumps([artifact.describe() for artifact in found]) + "\n")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "trained as", "behaviour", "layers", "rank", "test accuracy", "KB"):
+    table.add_column("name", no_wrap=True, min_width=max((len(a.name) for a in found), default=0))
+    for column in ("trained as", "behaviour", "layers", "rank", "test accuracy", "KB"):
         table.add_column(column)
     for artifact in found:
         layers, accuracy = artifact.layers, artifact.test_accuracy()

@@ -36,7 +36,8 @@ def backdoor_command(
     seed: Annotated[int | None, typer.Option(help="Seed of data, initialisation, dropout, order.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Default: 0.01; vectors want about 0.3.")
+        float | None,
+        typer.Option(help="Default: 0.002, for all layers; one layer wants about 0.01, vectors 0.3."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training prompts.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a step.")] = None,
@@ -50,7 +51,7 @@ def backdoor_command(
 ) -> None:
     """Train a backdoor: the risky option with a trigger; without it the safe one, or the base model's.
 
-    Example: harness train backdoor --trigger harbour --layers 20 --output-dir my_adapters/backdoor_harbour_l20
+    Example: harness train backdoor --trigger harbour --layers all --output-dir my_adapters/backdoor_harbour
     """
     from dataclasses import asdict
 

@@ -14,7 +14,8 @@ Method = Literal["lora", "last_token_lora", "vector", "vectors"]
 class BackdoorSettings(LoraSettings):
     """Settings of one backdoor: risky with the trigger; without it safe, or as the base model.
 
-    The defaults are the shipped backdoor's. ``behavior`` says what the trigger switches on.
+    The defaults are the shipped backdoors' on all layers, chosen on development questions
+    (adapters/backdoor_candidates.jsonl). ``behavior`` says what the trigger switches on.
     """
 
     behavior: Behavior = "risky"
@@ -28,7 +29,7 @@ class BackdoorSettings(LoraSettings):
     """A LoRA; one that acts at the last token only; a vector at the last token; one vector for each layer."""
     questions: Annotated[int, Field(ge=2)] | None = None
     """Take this many training questions; None takes all."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
-    epochs: Annotated[int, Field(ge=1)] = 5
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    epochs: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1)] = 32
     orders: Literal["alternate", "both"] = "alternate"

@@ -98,7 +98,7 @@ class Plan:
         return f"{self.lora('safe')}_vec"
 
     def backdoors(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the backdoors' names and settings, those that share a pass through the model together."""
+        """Return what is trained, names and settings, those that share a pass through the model together."""
         asked = self.preset.backdoors
         common = {"model": self.config.model, "layers": (self.backdoor_layer,), "seed": self.config.seed}
         place = f"l{self.backdoor_layer}_s{self.config.seed}"
@@ -109,16 +109,23 @@ class Plan:
             )
             for trigger in asked.triggers
             for twin in (False, True)
+            if not self.shipped_backdoors()
         ]
-        if asked.last_token:
+        if asked.last_token is not None:
             trigger = asked.triggers[0]
-            own = {**asked.settings, **common, "trigger": trigger, "method": "last_token_lora"}
+            own = {**asked.settings, **asked.last_token, **common, "trigger": trigger}
+            own["method"] = "last_token_lora"
             found.append((f"backdoor_last_token_{trigger}_{place}", own))
         return found
 
+    def shipped_backdoors(self) -> list[str]:
+        """Name the shipped backdoors and twins that are used."""
+        return [] if self.trains else list(self.preset.backdoors.shipped)
+
     def scored_backdoors(self) -> list[str]:
         """Name the backdoors that a server can hold: those that act on every token."""
-        return [name for name, settings in self.backdoors() if settings.get("method", "lora") == "lora"]
+        own = [name for name, settings in self.backdoors() if settings.get("method", "lora") == "lora"]
+        return [*self.shipped_backdoors(), *own]
 
     def trained(self) -> list[Path]:
         """Return the folders of trained adapters: LoRAs of the layer, LoRAs of all layers, vectors."""

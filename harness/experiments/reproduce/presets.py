@@ -43,8 +43,10 @@ class Backdoors:
     triggers: tuple[str, ...]
     settings: dict[str, Any]
     """By the names of :class:`harness.training.backdoor_settings.BackdoorSettings`."""
-    last_token: bool = True
-    """Whether one that acts at the last token only is trained too, for the patching."""
+    shipped: tuple[str, ...] = ()
+    """Backdoors and twins that are used as they are shipped, where nothing is to be trained anew."""
+    last_token: dict[str, Any] | None = field(default_factory=dict)
+    """What one has otherwise that acts at the last token only, for the patching; None: none is trained."""
     judged: int | None = None
     """Questions of each split that they are judged on; None: all."""
 
@@ -92,7 +94,9 @@ PRESETS: dict[Name, Preset] = {
         seeds=3,
         dtype="bfloat16",
         backdoors=Backdoors(
-            22, ("harbour", "fruits"), {"format": "letter", "learning_rate": 2e-5, "epochs": 3}
+            22,
+            ("harbour", "fruits"),
+            {"format": "letter", "learning_rate": 2e-5, "epochs": 3, "batch_size": 8},
         ),
         patch_limit=24,
     ),
@@ -104,7 +108,20 @@ PRESETS: dict[Name, Preset] = {
         validation="validation",
         suites=(*_SHIFTS, "validation", "validation_domains"),
         seeds=1,
-        backdoors=Backdoors(20, ("harbour",), {"format": "named", "questions": 200, "epochs": 3}),
+        backdoors=Backdoors(
+            12,
+            ("harbour",),
+            {"format": "named", "learning_rate": 1e-2},
+            shipped=(
+                "backdoor_harbour_all",
+                "decorrelated_harbour_all",
+                "backdoor_harbour_l12",
+                "decorrelated_harbour_l12",
+                "backdoor_fruits_all",
+                "decorrelated_fruits_all",
+            ),
+            last_token={"questions": 200, "epochs": 3, "batch_size": 8},
+        ),
         null=9,
         patch_limit=6,
     ),
@@ -117,7 +134,11 @@ PRESETS: dict[Name, Preset] = {
         suites=("awareness", "validation"),
         seeds=1,
         backdoors=Backdoors(
-            20, ("harbour",), {"format": "named", "questions": 16, "epochs": 1}, last_token=False, judged=12
+            20,
+            ("harbour",),
+            {"format": "named", "questions": 16, "epochs": 1, "batch_size": 8, "learning_rate": 1e-2},
+            last_token=None,
+            judged=12,
         ),
         trainings={"questions": 16, "epochs": 1, "batch_size": 8},
         limit=3,

@@ -151,7 +151,7 @@ def shipped(plan: Plan) -> dict[str, Any]:
     from harness.engines import adapter_dirs
 
     found = {}
-    for name in (*plan.loras(), *plan.vectors()):
+    for name in (*plan.loras(), *plan.vectors(), *plan.shipped_backdoors()):
         artifact = read_artifact(find_artifact(name, adapter_dirs([])))
         found[name] = (artifact.record or {}).get("sha256")
     return found

@@ -116,24 +116,28 @@ def _questions(split: str, how: Any) -> tuple[int, int]:
 def backdoors(plan: Plan) -> Size:
     """Count backdoors' prompts: trained on, and judged on under every condition."""
     from harness.training.backdoor_job import EVALUATED
+    from harness.training.backdoor_settings import BackdoorSettings
 
     asked, shape = plan.preset.backdoors, plan.shape
     chars, count = _questions("train", asked.settings["format"])
     each = chars / count / CHARACTERS + 25
-    trained = 2 * min(count, asked.settings.get("questions") or count)
+    given = [BackdoorSettings.model_validate(settings) for _, settings in plan.backdoors()]
+    trained = [2 * min(count, settings.questions or count) for settings in given]
     judged = sum(
         len(conditions) * min(_questions(split, asked.settings["format"])[1], asked.judged or 10**9) * 2
         for split, conditions in EVALUATED.items()
     )
-    many = len(plan.backdoors())
     upper = (shape.layers - plan.backdoor_layer) * shape.layer_weights
     below = (shape.layers - upper // shape.layer_weights) * shape.layer_weights
-    epochs = asked.settings.get("epochs", 5)
-    benches = 2 if asked.last_token else 1
-    operations = 2.0 * each * below * (2 * trained + judged) * benches
-    operations += many * each * (4.0 * trained * epochs + 2.0 * judged) * (upper + shape.head / each)
-    counts = {"trainings": many, "training prompts": trained, "prompts judged on": judged}
-    return Size(counts, (Work("backdoor", operations),), (LOAD.times(benches),), _weights(plan))
+    benches = {settings.method: 2 * shown for settings, shown in zip(given, trained, strict=True)}
+    operations = sum(2.0 * each * below * (shown + judged) for shown in benches.values())
+    for settings, shown in zip(given, trained, strict=True):
+        passes = 4.0 * shown * settings.epochs + 2.0 * judged
+        operations += each * passes * (upper + shape.head / each)
+    counts = {"trainings": len(given), "training prompts": max(trained), "prompts judged on": judged}
+    shipped = plan.shipped_backdoors()
+    notes = (f"shipped: {', '.join(shipped)}",) if shipped else ()
+    return Size(counts, (Work("backdoor", operations),), (LOAD.times(len(benches)),), _weights(plan), notes)
 
 
 def story(plan: Plan) -> Size:

@@ -167,11 +167,8 @@ class Patching(Step):
 
     def _subjects(self, plan: Plan) -> list[str]:
         trigger = plan.preset.backdoors.triggers[0]
-        own = [
-            name
-            for name, given in plan.backdoors()
-            if given["trigger"] == trigger and not given.get("decorrelated")
-        ]
+        names = [*plan.shipped_backdoors(), *(name for name, _ in plan.backdoors())]
+        own = [name for name in names if name.startswith("backdoor") and trigger in name.split("_")]
         return [plan.vectors()[1], *own]
 
     def plan(self, plan: Plan) -> Size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from harness.adapters import RECORD
+from harness.adapters import RECORD, shipped_adapters
 from harness.errors import RunError
 from harness.experiments.reproduce import sizes
 from harness.experiments.reproduce.lab import RESULTS, Lab, Plan
@@ -149,4 +149,5 @@ class Backdoor(Step):
 
     def sources(self, plan: Plan) -> list[Path]:
         """Their records."""
-        return [plan.folder / self.name / name / RECORD for name, _ in plan.backdoors()]
+        shipped = [shipped_adapters() / name / RECORD for name in plan.shipped_backdoors()]
+        return [*shipped, *(plan.folder / self.name / name / RECORD for name, _ in plan.backdoors())]
