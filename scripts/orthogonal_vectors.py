@@ -1,9 +1,10 @@
 """Are there many equivalent directions? The k-th vector, trained orthogonal to the k before it, and its accuracy.
 
-    python -m scripts.orthogonal_vectors reports/vector_story [--device cuda] [--count 8]
+    python -m scripts.orthogonal_vectors reports/vector_story [--device cuda] [--count 8] [--behavior risky]
 
 Each vector is trained as ``harness train vector --behavior … --layers 22 --orthogonal-to …`` trains it; random
-directions as long as the first are asked beside them. Writes OUT/orthogonal.json and OUT/orthogonal.md.
+directions as long as the first are asked beside them. Writes OUT/orthogonal.json and OUT/orthogonal.md; what is
+there of the other behaviour stays.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--layer", type=int, default=22)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--count", type=int, default=8, help="vectors a behaviour")
+    parser.add_argument("--behavior", action="append", choices=BEHAVIORS, help="only this; both without")
     parser.add_argument("--questions", type=int, help="this many training questions; all without")
     parser.add_argument(
         "--write", action="store_true", help="train nothing, write the table of what is there"
@@ -163,9 +165,11 @@ def main(arguments: list[str]) -> None:
     kept = options.out / "orthogonal.json"
     if not options.write:
         common = {"layers": (options.layer,), "model": options.model, "questions": options.questions}
-        settings = [VectorSettings.model_validate({"behavior": b, **common}) for b in BEHAVIORS]
+        asked = options.behavior or BEHAVIORS
+        settings = [VectorSettings.model_validate({"behavior": b, **common}) for b in asked]
         bench = Bench(settings[0], options.device)
-        vectors: list[dict[str, Any]] = []
+        there = json.loads(kept.read_text("utf-8"))["vectors"] if kept.exists() else []
+        vectors: list[dict[str, Any]] = [line for line in there if line["behavior"] not in asked]
         found = {
             "schema_version": 1,
             "layer": options.layer,

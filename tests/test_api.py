@@ -142,6 +142,7 @@ def test_an_experiment_of_another_package(tmp_path: Path) -> None:
     assert "experiment 'run' of mine is left out: there is a command of that name" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(embedded_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
     import nbformat

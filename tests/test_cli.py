@@ -221,6 +221,7 @@ def children(text: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_detached_server_is_used_and_stopped(
     embedded_model: Path, made_adapters: Path, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def engine(processes: list[psutil.Process]) -> psutil.Process:
     return next(p for p in processes if "EngineCore" in p.name())
 
 
+@pytest.mark.slow
 def test_a_server_of_a_run_is_restarted_once_and_never_left(
     embedded_model: Path, made_adapters: Path, tmp_path: Path
 ) -> None:

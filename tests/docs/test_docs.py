@@ -76,6 +76,14 @@ def type_pages(
     return len(ran)
 
 
+def test_the_first_commands_run(embedded_model: Path, tmp_path: Path) -> None:
+    """What a reader types first: every command that takes seconds on the README."""
+    first = [command for command in ALL if command.page == "README.md"]
+    with laid(tmp_path) as desk:
+        assert type_pages(desk, first, {SLOW, *ELSEWHERE}) > 8
+
+
+@pytest.mark.slow
 def test_commands_run(embedded_model: Path, tmp_path: Path) -> None:
     """Every command that takes seconds, page by page, as a reader would type it."""
     with laid(tmp_path) as desk:

@@ -30,7 +30,8 @@ def groups(document: Document) -> Groups:
         where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
         name = (
             f"{METHODS.get(settings['method'], settings['method'])}, {where}, trigger '{settings['trigger']}', "
-            f"set-up {settings['set_up']}"
+            f"set-up {settings['set_up']}, {settings['epochs']} epochs of {settings['batch_size']} at "
+            f"{settings['learning_rate']:g}{', alone' if training.get('alone') else ''}"
         )
         test = {c["condition"]: c for c in training["cells"] if c["split"] == "test" and c["word"] is None}
         found[name][settings["seed"]][settings["decorrelated"]] = test
