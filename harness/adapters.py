@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,11 @@ def snapshot(adapter: Adapter, model: ModelInfo) -> Path:
         if not target.exists():
             made.rename(target)
     return target
+
+
+def text_folder(adapter: Adapter, model: ModelInfo) -> Path:
+    """Return a folder that PEFT loads onto a model's text part (:mod:`harness.reference.text`)."""
+    return snapshot(adapter, replace(model, architecture="text")) if model.multimodal else adapter.path
 
 
 def load_adapter_digest(path: Path, model: ModelInfo) -> str:

@@ -181,7 +181,8 @@ def main(arguments: list[str]) -> None:
         seconds = run(options.preset, options.engine, calm)
         write_json(timing, {"seconds": seconds})
     undisturbed = float(json.loads(timing.read_text("utf-8"))["seconds"])
-    points = sorted(random.Random(options.seed).uniform(0, undisturbed) for _ in range(options.kills))
+    drawn = random.Random(options.seed)
+    points = sorted(drawn.uniform(0, undisturbed) for _ in range(options.kills))
     kills, before = [], 0.0
     for point in points:
         seconds = run(options.preset, options.engine, killed, kill_after=point - before)

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 
+from harness.adapters import load_adapter, text_folder
 from harness.errors import InputError
-from harness.training import jobs
+from harness.modelinfo import model_info
+from harness.training import jobs, record
 from harness.training.data import Example, Question
 from harness.training.fit import batches_of_epoch, rate
-from harness.training.lora import last_logits
+from harness.training.lora import last_logits, load_base, train
 from harness.training.settings import MLP, LoraSettings
 from harness.training.upper import Upper
 from tests.steering import tiny
+from tests.training import plain
 
 
 def _settings(**changes: Any) -> LoraSettings:
@@ -106,3 +109,31 @@ def test_a_record_of_version_1_repeats_what_was_done_then(tmp_path: Path) -> Non
 def test_settings_that_cannot_be_used(field: str, value: Any, embedded_model: Path) -> None:
     with pytest.raises(InputError, match=field):
         jobs.lora_settings({"behavior": "safe", "layers": "22", field: value}, None)
+
+
+def test_a_multimodal_checkpoint_trains_as_its_text_part(tmp_path: Path) -> None:
+    """Gemma 3's full checkpoint: trained, saved under its own names, and the same to PEFT on the whole and a part."""
+    folder = tiny.make("gemma3_multimodal", tmp_path / "whole")
+    questions = plain.questions(6)
+    settings = _settings(model=str(folder), layers=(1, 3), epochs=2, dropout=0.0)
+    base = load_base(str(folder), "cpu")
+    before = last_logits(base, questions[0].orders)
+    trained = train(base, questions, settings, lambda *_: None)
+    record.round_to_half(trained.model)
+    asked = questions[0].orders
+    with torch.no_grad():
+        taught = last_logits(trained.model, asked)
+    assert (taught - before).abs().max() > 0.1
+    record.save_lora(tmp_path / "lora", trained, settings)
+
+    whole: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert hasattr(whole.model, "vision_tower")
+    peft: Any = PeftModel.from_pretrained(whole, tmp_path / "lora").eval()
+    info = model_info(str(folder))
+    adapter = load_adapter(tmp_path / "lora", info)
+    part: Any = PeftModel.from_pretrained(load_base(str(folder), "cpu"), text_folder(adapter, info)).eval()
+    with torch.no_grad():
+        for row, example in enumerate(asked):
+            ids = torch.tensor([example.prompt_ids])
+            for model in (peft, part):
+                assert model(input_ids=ids).logits[0, -1] == pytest.approx(taught[row], abs=1e-4)

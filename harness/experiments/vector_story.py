@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.adapters import load_adapter
+from harness.adapters import load_adapter, text_folder
 from harness.artifacts import Artifact
 from harness.config import RunConfig
 from harness.errors import InputError
@@ -94,8 +94,8 @@ class Extractor:
         from harness.modelinfo import model_info
         from harness.reference.differences import loaded, mlp_differences, randomised
 
-        load_adapter(path, model_info(self.name))
-        with loaded(self.base, path) as peft_model:
+        info = model_info(self.name)
+        with loaded(self.base, text_folder(load_adapter(path, info), info)) as peft_model:
             if random_seed is not None:
                 randomised(peft_model, random_seed)
             return mlp_differences(peft_model, self.layer, prompts)

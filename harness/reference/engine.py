@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import transformers
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
 from harness.adapters import Adapter, snapshot
 from harness.errors import InputError, ServerError
 from harness.modelinfo import ModelInfo, from_config, weights_digest
 from harness.prompts import load_tokenizer
 from harness.reference.hooks import HookedTerm, steering_batch
+from harness.reference.text import load_text_model
 from harness.scoring import NextToken, ScoreRequest
 from harness.spec import position_from_end
 from harness.subject import Subject
@@ -44,7 +44,7 @@ class ReferenceEngine:
     def __init__(self, model: str, name: str, *, batch_size: int = 8, device: str = "cpu") -> None:
         self.tokenizer = load_tokenizer(model)
         try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+            self.model = load_text_model(model, torch.float32)
         except (OSError, ValueError) as e:
             raise InputError(f"'{model}' can't be loaded: {str(e).splitlines()[0]}") from e
         self.model.to(device).eval()

@@ -50,11 +50,11 @@ def legend(results: dict[str, Any]) -> str:
     """Say what the columns are, and the noise floor."""
     return (
         "Effect: half of (max shift over 0 < α < T − min over −T < α < 0), mean over stems, in nats; +α is towards "
-        "risky. Held-out: the layer chosen on half of the stems, its effect on the others. Cells: layer × α whose "
-        "shift stands out (max-statistic over all, p ≤ 0.05). p null: the largest effect over layers against "
-        f"random vectors'. Noise floor {results['noise_floor']:.1g} nats; {results['scored_now']} of "
-        f"{results['passes']} passes in "
-        f"{results['seconds']:.0f} s; ‖v‖ = {results['vector']['norm']:.3g}."
+        "risky. Held-out: the layer chosen on half of the stems, and on the others half of (shift at the strongest "
+        "α below T − at −α). Cells: layer × α whose shift stands out (max-statistic over all, p ≤ 0.05). p null: the "
+        f"largest effect over layers against random vectors'. Noise floor {results['noise_floor']:.1g} nats; "
+        f"{results['scored_now']} of {results['passes']} passes in {results['seconds']:.0f} s; "
+        f"‖v‖ = {results['vector']['norm']:.3g}."
     )
 
 

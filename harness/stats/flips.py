@@ -160,21 +160,25 @@ def _largest(signs: Floats, values: Floats, count: Floats) -> Floats:
     )
 
 
-def against_null(observed: Floats, null: Floats, level: float = 0.95) -> tuple[Floats, float]:
+def against_null(
+    observed: Floats, null: Floats, level: float = 0.95, *, one_sided: bool = False
+) -> tuple[Floats, float]:
     """Judge cells against the same cells of vectors that mean nothing: random ones of the same norm.
 
     Args:
         observed: the statistic by cell, ``[cells]``, such as :func:`studentised`'s t or a mean shift.
         null: the same for each null vector, ``[vectors, cells]``; 99 at least for p = 0.01.
         level: of the band.
+        one_sided: whether large values alone count, not large absolute ones.
 
     Returns: p by cell, ``[cells]``, adjusted for all cells: the share of null vectors (the observed one counted)
     whose largest |statistic| over all cells reaches the cell's own; and the half-width of the band that the
-    largest |statistic| of a null vector leaves in 1 − level of cases. Source: Monte Carlo test of Barnard
-    1963 and Besag & Clifford 1989 on the maximum (Westfall & Young 1993).
+    largest |statistic| of a null vector leaves in 1 − level of cases (one-sided: its upper end). Source: Monte
+    Carlo test of Barnard 1963 and Besag & Clifford 1989 on the maximum (Westfall & Young 1993).
 
     """
-    largest = np.nanmax(np.abs(null), axis=1)
-    reached = (largest[:, None] >= np.abs(observed)).sum(0)
+    size = np.positive if one_sided else np.abs
+    largest = np.nanmax(size(null), axis=1)
+    reached = (largest[:, None] >= size(observed)).sum(0)
     p = np.where(np.isfinite(observed), (1 + reached) / (1 + len(null)), np.nan)
     return p, float(np.quantile(largest, level, method="higher"))

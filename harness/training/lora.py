@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
+from harness.reference.text import load_text_model
 from harness.training.data import Example, Question
 from harness.training.fit import LogitsOf, Progress, Trained, fit
 from harness.training.settings import LoraSettings
@@ -27,8 +27,8 @@ class TrainedLora(Trained):
 
 
 def load_base(model: str, device: str, dtype: str = "float32") -> Any:
-    """Load a base model, frozen."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    """Load a base model, frozen; of a multimodal one its text part."""
+    loaded = load_text_model(model, getattr(torch, dtype))
     return loaded.to(device).requires_grad_(False)
 
 

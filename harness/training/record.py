@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from harness.adapters import RECORD, WEIGHTS
 from harness.errors import InputError
 from harness.jsonl import explain
-from harness.modelinfo import weights_digest
+from harness.modelinfo import model_info, weights_digest
 from harness.models import MODELS, file_sha256, resolve_model
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.fit import Trained
@@ -75,7 +75,7 @@ def save(
 
 
 def save_lora(out: Path, trained: Trained, settings: TrainingSettings) -> None:
-    """Write a LoRA in PEFT's format, its tensors in float16."""
+    """Write a LoRA in PEFT's format, its tensors in float16, named as in the checkpoint that it was trained on."""
     if isinstance(trained, TrainedLora):
         assert isinstance(settings, LoraSettings)
         config, state = peft_config(settings), trained.tensors
@@ -86,6 +86,8 @@ def save_lora(out: Path, trained: Trained, settings: TrainingSettings) -> None:
     config.base_model_name_or_path = settings.model
     config.inference_mode = True
     config.save_pretrained(out)
+    if model_info(settings.model).multimodal:
+        state = {key.replace("model.layers.", "model.language_model.layers."): v for key, v in state.items()}
     save_file({k: v.half().contiguous() for k, v in state.items()}, out / WEIGHTS, metadata={"format": "pt"})
 
 

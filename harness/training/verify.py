@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from harness.adapters import RECORD, load_adapter
+from harness.adapters import RECORD, load_adapter, text_folder
 from harness.artifacts import Artifact, hash_problems
 from harness.backdoors import load_triggers
 from harness.errors import InputError
@@ -108,8 +108,8 @@ class Verifier:
                 for handle in handles:
                     handle.remove()
         else:
-            load_adapter(artifact.path, info)
-            model = PeftModel.from_pretrained(base, artifact.path).eval()
+            adapter = load_adapter(artifact.path, info)
+            model = PeftModel.from_pretrained(base, text_folder(adapter, info)).eval()
             try:
                 yield upper
             finally:

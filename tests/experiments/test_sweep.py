@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness import stats
 from harness.cli.grid import picture
 from harness.errors import InputError
 from harness.experiments.sweep.config import STUDY_ALPHAS, SweepConfig
-from harness.experiments.sweep.results import extremes
+from harness.experiments.sweep.results import extremes, signed_table
 from harness.experiments.sweep.run import Swept, resumed_config, sweep
 from harness.journal import decode_line
 from tests.conftest import run_cli
@@ -60,6 +61,7 @@ def test_a_planted_vector_is_found_at_its_layer_and_sign(
         assert suite["effect_weighted_layer"] == pytest.approx(planted.AT, abs=1e-3)
         assert (suite["held_out"]["layer"], suite["held_out"]["agreement"]) == (planted.AT, 1.0)
         assert suite["held_out"]["effect"]["low"] > 0
+        assert suite["held_out"]["p"] <= 0.01
         # Below the layer the erasure leaves under a hundredth, the same in every stem: found, and of no size.
         largest = max(abs(cell["shift"]) for cell in suite["max_statistic"]["significant"])
         cells = [c for c in suite["max_statistic"]["significant"] if abs(c["shift"]) > 0.02 * largest]
@@ -74,7 +76,7 @@ def test_a_planted_vector_is_found_at_its_layer_and_sign(
     for line in swept.results["null"]:
         by_layer = {layer["layer"]: layer for layer in line["layers"]}
         assert by_layer[planted.AT]["p"] == pytest.approx(1 / 20)
-        assert all(layer["p"] > 0.9 for number, layer in by_layer.items() if number != planted.AT)
+        assert all(layer["p"] > 0.05 for number, layer in by_layer.items() if number != planted.AT)
 
 
 def test_random_vectors_are_not_found(model: Path, tmp_path: Path) -> None:
@@ -241,3 +243,25 @@ def test_a_sweep_on_a_server_survives_kill_9(server: str, tmp_path: Path) -> Non
     keys = {(c["suite"], c["item"], c["layer"], c["alpha"]) for c in cells if c}
     assert len(keys) == len(cells) == results["passes"] == 6 * (1 + 3 * 2)
     assert results["scored_now"] == len(cells) - whole.count(b"\n")
+
+
+def test_a_held_out_effect_needs_a_common_direction() -> None:
+    """Stems that respond, each in its own direction: a profile's effect is above 0, the signed one is not."""
+    rng = np.random.default_rng(3)
+    found = 0
+    for _ in range(100):
+        slopes = rng.normal(0, 1, (10, 12))
+        rows = pd.DataFrame(
+            [
+                {"suite": "s", "item": f"q{stem}", "stem": f"q{stem}", "layer": layer, "alpha": alpha,
+                 "shift": slopes[stem, layer] * alpha}
+                for stem in range(10) for layer in range(12) for alpha in (-0.016, -0.004, 0.004, 0.016)
+            ]
+        )  # fmt: skip
+        signed = signed_table(rows, "s", 0.02)
+        assert signed == pytest.approx(0.016 * slopes)
+        choice = stats.held_out_choice(signed, "highest")
+        assert choice.p is not None
+        found += choice.p <= 0.05
+    print(f"p <= 0.05 in {found} of 100")
+    assert found <= 11  # Of 100 at a level of 5%, more than that has a chance of 0.4%.

@@ -28,7 +28,8 @@ SWEEP: dict[str, Any] = {
     "suites": [
         {
             "suite": "awareness", "limit": 0.02, "stems": 10,
-            "held_out": {"layer": 2, "agreement": 0.8, "splits": 50, "effect": INTERVAL, "naive_effect": 0.7},
+            "held_out": {"layer": 2, "agreement": 0.8, "splits": 50, "effect": INTERVAL, "p": 0.03,
+                         "naive_effect": 0.7},
             "max_statistic": {"cells": 12, "critical_t": 3.0, "smallest_p": 0.4, "significant": []},
         }
     ],
@@ -42,7 +43,9 @@ SWEEP: dict[str, Any] = {
     "null": [
         {
             "suite": "awareness", "limit": 0.02, "random_vectors": 99, "shuffled_vectors": 0, "largest_band": 0.2,
-            "layers": [{"layer": i, "effect": 0.1 * i, "low": -0.1, "high": 0.1, "p": 0.5 - 0.2 * i} for i in range(3)],
+            "layers": [{"layer": i, "effect": 0.1 * i, "low": -0.1, "high": 0.1, "p": 0.4 - 0.18 * i}
+                for i in range(3)
+            ],
         }
     ],
 }  # fmt: skip
@@ -85,20 +88,37 @@ def section(folder: Path, name: str, content: dict[str, Any], key: str) -> Secti
     return next(s for s in sections_of(gather([folder])) if s.key == key)
 
 
+def test_where_a_suite_does_not_respond_no_layers_are_compared(tmp_path: Path) -> None:
+    silent = json.loads(json.dumps(SWEEP))
+    silent["null"][0]["layers"][2]["p"] = 0.07
+    found = [claim.text for claim in section(tmp_path, "results.json", silent, "sweep").claims]
+    assert any("no effect beyond that of 99 random vectors" in text for text in found)
+    assert any(
+        "where awareness and ood respond is not compared, since awareness does not respond" in text
+        for text in found
+    )
+    assert not any("mean layer" in text for text in found)
+
+
 @pytest.mark.parametrize(
     ("key", "name", "content", "path", "value", "before", "after"),
     [
         (
             "sweep", "results.json", SWEEP, ("suites", 0, "held_out", "effect", "mean"), 0.44,
-            "has an effect of +0.50 [+0.10, +0.90] nats on the others, n = 10 stems", "effect of +0.44",
+            "moves the others by +0.50 [+0.10, +0.90] nats from its strongest −α to its strongest α, halved (p = 0.030",
+            "moves the others by +0.44",
         ),
         (
             "sweep", "results.json", SWEEP, ("suites", 0, "max_statistic", "smallest_p"), 0.31,
             "no effect in any of 12 cells once all cells are accounted for (smallest p 0.4000", "p 0.3100",
         ),
         (
-            "sweep", "results.json", SWEEP, ("null", 0, "layers", 2, "p"), 0.01,
-            "no effect beyond that of 99 random vectors", "p = 0.010",
+            "sweep", "results.json", SWEEP, ("null", 0, "layers", 2, "p"), 0.03,
+            "an effect beyond that of 99 random vectors", "p = 0.030",
+        ),
+        (
+            "sweep", "results.json", SWEEP, ("null", 0, "random_vectors"), 9,
+            "an effect beyond that of 99 random vectors", "9 random vectors of the same norm are too few to judge",
         ),
         (
             "sweep", "results.json", SWEEP, ("comparisons", 0, "difference_low"), 0.1,

@@ -96,3 +96,5 @@ def test_a_cell_is_judged_by_the_largest_of_each_null_vector() -> None:
     assert p[1] == pytest.approx(0.01)
     assert np.isnan(p[2])
     assert (np.abs(null).max(1) > band).mean() <= 0.05
+    far_below, _ = stats.against_null(np.array([-9.0, 9.0]), null, one_sided=True)
+    assert far_below == pytest.approx([1.0, 0.01])

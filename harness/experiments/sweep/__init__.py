@@ -31,8 +31,9 @@ invalid_items, and with a null null_scored_now, null_seconds, null_cpu_seconds;
     profiles: by suite, limit and layer: score_max, score_min, shift_max, shift_min, effect (each the mean over
         items of the item's own), mean_score_max, mean_score_min, mean_shift_max, mean_shift_min (max and min
         over strengths of the items' mean)
-    suites: by suite and limit: the effect-weighted layer, the layer chosen on half of the stems with its
-        held-out effect, the cells that stand out in the max-statistic over all layers × strengths
+    suites: by suite and limit: the effect-weighted layer; the layer chosen on half of the stems with its effect on
+        the others, here half of (shift at the strongest α below T − at −α), which can be 0 or negative; the cells
+        that stand out in the max-statistic over all layers × strengths
     comparisons: by pair of suites and limit: :class:`harness.stats.ProfileComparison`
     null: by suite and limit: the number of vectors by kind; for each layer the 95% band of the random vectors'
         mean effect; the half-width of the band for all layers at once; each layer's p; what shuffled ones reach

@@ -184,7 +184,7 @@ def judge(profile: pd.DataFrame, null: pd.DataFrame, layers: tuple[int, ...]) ->
             "shuffled_vectors": len(means[1]),
         }
         if len(means[0]):
-            p, half = stats.against_null(observed, means[0])
+            p, half = stats.against_null(observed, means[0], one_sided=True)
             single = (1 + (means[0] >= observed).sum(0)) / (1 + len(means[0]))
             band = np.quantile(means[0], [0.025, 0.5, 0.975], axis=0)
             line |= {"largest_band": half, "layers": []}

@@ -46,10 +46,10 @@ def _claims(document: Document) -> list[Claim]:
             found.append(
                 Claim(
                     f"{where}: the layer chosen on half of the stems (most often {held['layer']}, in "
-                    f"{held['agreement']:.0%} of splits) has an effect of {with_interval(effect)} nats on the "
-                    f"others, n = {effect.stems} stems; the best layer on all, chosen after the fact: "
-                    f"{held['naive_effect']:+.2f}.",
-                    effect_if(effect.excludes_zero), suite["suite"],
+                    f"{held['agreement']:.0%} of splits) moves the others by {with_interval(effect)} nats from its "
+                    f"strongest −α to its strongest α, halved{_tested(held)}, n = {effect.stems} stems; the best layer "
+                    f"on all, chosen after the fact: {held['naive_effect']:+.2f}.",
+                    effect_if(held["p"] is not None and held["p"] <= 0.05), suite["suite"],
                 )
             )  # fmt: skip
         if joint is not None:
@@ -67,6 +67,11 @@ def _claims(document: Document) -> list[Claim]:
                 )
             )  # fmt: skip
     found += [_null_claim(vector, null) for null in content.get("null", []) if null.get("layers")]
+    lacking = {
+        (null["suite"], null["limit"])
+        for null in content.get("null", [])
+        if null.get("layers") and _best(null)["p"] > 0.05
+    }
     for pair in content["comparisons"]:
         low, high = pair["difference_low"], pair["difference_high"]
         # The study asks whether awareness differs from the rest; all pairs are in the table.
@@ -75,6 +80,18 @@ def _claims(document: Document) -> list[Claim]:
             or pair["rank_correlation"] is None
             or "awareness" not in (pair["suite_a"], pair["suite_b"])
         ):
+            continue
+        if silent := [
+            name for name in (pair["suite_a"], pair["suite_b"]) if (name, pair["limit"]) in lacking
+        ]:
+            found.append(
+                Claim(
+                    f"{vector}, |α| < {pair['limit']}: where {pair['suite_a']} and {pair['suite_b']} respond is not "
+                    f"compared, since {' and '.join(silent)} "
+                    f"{'do' if len(silent) > 1 else 'does'} not respond beyond random vectors.",
+                    "fact",
+                )
+            )
             continue
         same = low <= 0 <= high
         found.append(
@@ -90,14 +107,37 @@ def _claims(document: Document) -> list[Claim]:
     return found
 
 
+def _tested(held: dict[str, Any]) -> str:
+    return "" if held["p"] is None else f" (p = {held['p']:.3f} by sign flips)"
+
+
+def _best(null: dict[str, Any]) -> dict[str, Any]:
+    """Return the layer that stands out most: the smallest p, of several the largest effect."""
+    best: dict[str, Any] = min(null["layers"], key=lambda line: (line["p"], -line["effect"]))
+    return best
+
+
 def _null_claim(vector: str, null: dict[str, Any]) -> Claim:
-    smallest = min(null["layers"], key=lambda line: line["p"])
-    clear = smallest["p"] <= 0.05
+    best, count = _best(null), null["random_vectors"]
+    where = f"{vector}, {null['suite']}, |α| < {null['limit']}"
+    at = (
+        f"at best layer {best['layer']} with {best['effect']:+.2f} nats (random ones: {best['low']:+.2f} to "
+        f"{best['high']:+.2f} there), p = {best['p']:.3f}"
+    )
+    if trained := null.get("shuffled_effects"):
+        place = [line["layer"] for line in null["layers"]].index(best["layer"])
+        there = [own[place] for own in trained]
+        at += f"; vectors trained on shuffled labels, n = {len(there)}: {min(there):+.2f} to {max(there):+.2f} there"
+    if 1 / (count + 1) > 0.05:
+        return Claim(
+            f"{where}: {count} random vectors of the same norm are too few to judge an effect by (19 give p = 0.05 "
+            f"at best): {at}.",
+            "fact", null["suite"],
+        )  # fmt: skip
+    clear = best["p"] <= 0.05
     return Claim(
-        f"{vector}, {null['suite']}, |α| < {null['limit']}: {'an' if clear else 'no'} effect beyond that of "
-        f"{null['random_vectors']} random vectors of the same norm, all layers accounted for: at best layer "
-        f"{smallest['layer']} with {smallest['effect']:+.2f} nats (random ones: {smallest['low']:+.2f} to "
-        f"{smallest['high']:+.2f} there), p = {smallest['p']:.3f}.",
+        f"{where}: {'an' if clear else 'no'} effect beyond that of {count} random vectors of the same norm, all "
+        f"layers accounted for: {at}.",
         effect_if(clear), null["suite"],
     )  # fmt: skip
 
