@@ -19,6 +19,7 @@ def sweep_command(
         typer.Option(help="Suite; repeatable, or separated by commas. Default: the study's four."),
     ] = None,
     selector: Annotated[str | None, typer.Option(help="Tokens: last (default) or all.")] = None,
+    bos: Annotated[bool | None, typer.Option("--bos", help="With all: steer a BOS token too.")] = None,
     scale_mode: Annotated[
         str | None, typer.Option(help="relative (α·‖h‖·v/‖v‖, default) or absolute (α·v).")
     ] = None,
@@ -86,6 +87,7 @@ def sweep_command(
         "vector": vector,
         "suite": split(suite),
         "selector": selector,
+        "bos": bos,
         "scale_mode": scale_mode,
         "layers": layers,
         "alphas": _numbers(alphas),

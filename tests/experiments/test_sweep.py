@@ -22,11 +22,17 @@ from harness import stats
 from harness.cli.grid import picture
 from harness.errors import InputError
 from harness.experiments.sweep.config import STUDY_ALPHAS, SweepConfig
+from harness.experiments.sweep.engines import subject
+from harness.experiments.sweep.grid import Direction, Grid
 from harness.experiments.sweep.results import extremes, signed_table
 from harness.experiments.sweep.run import Swept, resumed_config, sweep
 from harness.journal import decode_line
+from harness.reference.sweep import Strengths, Sweeper
+from harness.training.lora import load_base
+from harness.vectors import read_vector
 from tests.conftest import run_cli
 from tests.experiments import planted
+from tests.steering import tiny
 
 ALPHAS = [-0.064, -0.016, -0.004, 0.004, 0.016, 0.064]
 
@@ -243,6 +249,30 @@ def test_a_sweep_on_a_server_survives_kill_9(server: str, tmp_path: Path) -> Non
     keys = {(c["suite"], c["item"], c["layer"], c["alpha"]) for c in cells if c}
     assert len(keys) == len(cells) == results["passes"] == 6 * (1 + 3 * 2)
     assert results["scored_now"] == len(cells) - whole.count(b"\n")
+
+
+def test_bos_is_left_out_unless_told(embedded_model: Path, tmp_path: Path) -> None:
+    """A server is asked with `.bos`; in process the first token is steered where it is the BOS."""
+    config = SweepConfig(vector="v", selector="all", bos=True)
+    with pytest.raises(ValueError, match="selector all"):
+        SweepConfig(vector="v", bos=True)
+    vector = planted.vector(tmp_path, "v", planted.planted_values())
+    direction = Direction.of(read_vector(vector), 1)
+    names = []
+    for bos in (False, config.bos):
+        grid = Grid((), (3,), (0.5,), "all", "relative", bos)
+        names.append(subject(grid, direction, 3, 0.5).name)
+    assert [name.endswith("@all.bos") for name in names] == [False, True]
+    model = load_base(str(tiny.make("llama", tmp_path / "llama")), "cpu")
+    prompts = [tuple(tiny.prompt(5, 12))]
+    assert prompts[0][0] == tiny.BOS
+    values = np.random.default_rng(0).standard_normal(model.config.hidden_size).astype(np.float32)
+    found = []
+    for left_out in (tiny.BOS, None):
+        sweeper = Sweeper(model, prompts, [[5, 6]], "all", bos_id=left_out)
+        (block,) = sweeper.sweep(values, Strengths((2,), (0.5,), "all", "relative"))
+        found.append(np.asarray(block.logits))
+    assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_a_held_out_effect_needs_a_common_direction() -> None:

@@ -77,6 +77,8 @@ class Preset:
     random_adapters: int = 5
     alphas: tuple[float, ...] = field(default=STUDY_ALPHAS)
     sweep_limit: int | None = None
+    selectors: tuple[Literal["last", "all"], ...] = ("last",)
+    """Which tokens the sweeps steer; the null is taken with the first."""
     null: int = 99
     """Random vectors behind the sweep."""
     patch_limit: int | None = None
@@ -98,6 +100,7 @@ PRESETS: dict[Name, Preset] = {
             ("harbour", "fruits"),
             {"format": "letter", "learning_rate": 2e-5, "epochs": 3, "batch_size": 8},
         ),
+        selectors=("last", "all"),
         patch_limit=24,
     ),
     "embedded": Preset(

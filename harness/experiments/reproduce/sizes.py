@@ -41,8 +41,13 @@ def scoring(plan: Plan, suites: Iterable[str], subjects: int, start: tuple[Cost,
     return Size(counts, (Work(kind, operations),), start, _weights(plan, served=True))
 
 
-def sweeping(plan: Plan, vectors: int, suites: Sequence[str], alphas: Sequence[float], null: int) -> Size:
-    """Count a sweep's cells: with ``last`` only the last token of each cell passes the layers above."""
+def sweeping(
+    plan: Plan, selectors: Sequence[str], suites: Sequence[str], alphas: Sequence[float], null: int
+) -> Size:
+    """Count sweeps' cells: with ``last`` only the last token of each cell passes the layers above.
+
+    The null's vectors, ``null`` in all, are asked as the first sweep is, at strengths below the largest limit.
+    """
     from harness.experiments.sweep import LIMITS
     from harness.training.settings import parse_layers
 
@@ -51,11 +56,14 @@ def sweeping(plan: Plan, vectors: int, suites: Sequence[str], alphas: Sequence[f
     cells = len(items) * len(layers) * len(alphas)
     within = sum(abs(alpha) < max(LIMITS) for alpha in alphas) / len(alphas)
     above = sum(plan.shape.above(layer) for layer in layers) / len(layers)
-    passes = vectors * (cells + len(items)) + round(null * cells * within)
-    operations = 2.0 * above * passes + 2.0 * plan.shape.weights * tokens(items) * (vectors + min(null, 1))
-    counts = {"items": len(items), "layers": len(layers), "strengths": len(alphas), "vectors": vectors}
-    counts |= {"random vectors": null, "cells": passes}
-    return Size(counts, (Work("sweep", operations),), (LOAD.times(vectors),), _weights(plan))
+    steered = {"last": 1.0, "all": tokens(items) / len(items)}
+    asked = [(selector, cells + len(items)) for selector in selectors]
+    asked.append((selectors[0], round(null * cells * within)))
+    operations = sum(2.0 * above * passes * steered[selector] for selector, passes in asked)
+    operations += 2.0 * plan.shape.weights * tokens(items) * (len(selectors) + min(null, 1))
+    counts = {"items": len(items), "layers": len(layers), "strengths": len(alphas), "sweeps": len(selectors)}
+    counts |= {"null vectors": null, "cells": sum(passes for _, passes in asked)}
+    return Size(counts, (Work("sweep", operations),), (LOAD.times(len(selectors)),), _weights(plan))
 
 
 def training(plan: Plan, grids: Sequence[tuple[str, str, dict[str, Any]]]) -> Size:

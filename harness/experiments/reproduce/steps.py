@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 from harness.errors import RunError
 from harness.experiments.backdoor_awareness import SUITE as BACKDOOR_SUITE
@@ -122,8 +123,15 @@ class Story(Step):
 class Sweep(Step):
     """Where steering works: the extracted vector with its null, and the trained one."""
 
-    def _vectors(self, plan: Plan) -> list[tuple[str, int]]:
-        return [(plan.extracted, plan.preset.null), (plan.vectors()[0], 0)]
+    def _sweeps(self, plan: Plan) -> list[tuple[str, dict[str, Any]]]:
+        """Return each sweep's folder and what it has of its own."""
+        found = []
+        for selector in plan.preset.selectors:
+            first = selector == plan.preset.selectors[0]
+            for vector, null in ((plan.extracted, plan.preset.null if first else 0), (plan.vectors()[0], 0)):
+                own = {"vector": vector, "selector": selector, "null": null}
+                found.append((vector if first else f"{vector}_{selector}", own))
+        return found
 
     def _suites(self, plan: Plan) -> list[str]:
         return list(SUITES)
@@ -131,7 +139,8 @@ class Sweep(Step):
     def plan(self, plan: Plan) -> Size:
         """Count cells."""
         preset = plan.preset
-        return sizes.sweeping(plan, len(self._vectors(plan)), self._suites(plan), preset.alphas, preset.null)
+        selectors = [own["selector"] for _, own in self._sweeps(plan)]
+        return sizes.sweeping(plan, selectors, self._suites(plan), preset.alphas, preset.null)
 
     async def run(self, lab: Lab) -> None:
         """Sweep each vector in process, or go on."""
@@ -139,27 +148,27 @@ class Sweep(Step):
         from harness.experiments.sweep.run import sweep
 
         plan = lab.plan
-        for vector, null in self._vectors(plan):
-            out = plan.folder / self.name / vector
+        for name, own in self._sweeps(plan):
+            out = plan.folder / self.name / name
             if (out / RESULTS).is_file():
                 continue
             config = SweepConfig(
-                vector=vector, suite=self._suites(plan), layers=plan.layers, alphas=list(plan.preset.alphas),
-                null=null, model=plan.config.model, adapters=plan.folders(),
-                device=plan.config.device, limit=plan.preset.sweep_limit, seed=plan.config.seed,
+                suite=self._suites(plan), layers=plan.layers, alphas=list(plan.preset.alphas),
+                model=plan.config.model, adapters=plan.folders(), device=plan.config.device,
+                limit=plan.preset.sweep_limit, seed=plan.config.seed, **own,
             )  # fmt: skip
 
-            def watch(grid: object, vector: str = vector) -> None:
+            def watch(grid: object, name: str = name) -> None:
                 from harness.experiments.sweep.grid import Grid
 
                 assert isinstance(grid, Grid)
-                lab.progress(len(grid.scores), grid.passes, vector)
+                lab.progress(len(grid.scores), grid.passes, name)
 
             await sweep(config, lab.report, watch, resumable(out), out)
 
     def done(self, plan: Plan) -> bool:
         """Whether every vector's sweep is finished."""
-        return all((plan.folder / self.name / name / RESULTS).is_file() for name, _ in self._vectors(plan))
+        return all((plan.folder / self.name / name / RESULTS).is_file() for name, _ in self._sweeps(plan))
 
 
 class Patching(Step):

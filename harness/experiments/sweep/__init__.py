@@ -25,9 +25,9 @@ limit.
     vector: int; kind: str, random (same norm) or shuffled (trained on shuffled labels)
     suite, item, stem, layer, limit, shift_max, shift_min, effect: as above
 ``results.json``: schema_version, kind = "sweep", run_id, folder, vector (name, digest, norm, sign), grid
-(layers, alphas, selector, scale_mode, hook), engine, passes, scored_now (since the last start) in seconds and
-cpu_seconds (of this process, over its cores), peak_memory_bytes (of this process), noise_floor (nats),
-invalid_items, and with a null null_scored_now, null_seconds, null_cpu_seconds;
+(layers, alphas, selector, scale_mode, hook, and bos where ``all`` takes it too), engine, passes, scored_now (since
+the last start) in seconds and cpu_seconds (of this process, over its cores), peak_memory_bytes (of this process),
+noise_floor (nats), invalid_items, and with a null null_scored_now, null_seconds, null_cpu_seconds;
     profiles: by suite, limit and layer: score_max, score_min, shift_max, shift_min, effect (each the mean over
         items of the item's own), mean_score_max, mean_score_min, mean_shift_max, mean_shift_min (max and min
         over strengths of the items' mean)

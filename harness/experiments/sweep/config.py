@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.config import Reach, ReachSettings
 from harness.spec import ScaleMode
@@ -23,6 +23,8 @@ class SweepConfig(Reach):
     """A steering vector's name or folder."""
     suite: list[str] = Field(default=list(SUITES), min_length=1)
     selector: Literal["last", "all"] = "last"
+    bos: bool = False
+    """Whether ``all`` steers a BOS token too."""
     scale_mode: ScaleMode = "relative"
     layers: str = "all"
     alphas: list[float] = Field(default=list(STUDY_ALPHAS), min_length=1)
@@ -49,12 +51,21 @@ class SweepConfig(Reach):
             raise ValueError("strengths must be finite and not 0: the base model is always scored")
         return sorted(set(alphas))
 
+    @model_validator(mode="after")
+    def _bos_of_all(self) -> SweepConfig:
+        if self.bos and self.selector != "all":
+            raise ValueError(
+                "bos belongs to the selector all: last takes a prompt's last token, whichever it is"
+            )
+        return self
+
 
 class SweepSettings(ReachSettings, total=False):
     """The keys of :class:`SweepConfig` but for the vector, as a caller in Python may give them."""
 
     suite: Sequence[str]
     selector: Literal["last", "all"]
+    bos: bool
     scale_mode: ScaleMode
     layers: str
     alphas: Sequence[float]

@@ -86,7 +86,8 @@ def subject(grid: Grid, direction: Direction, layer: int, alpha: float) -> Subje
     if layer == BASE_LAYER:
         return BASE
     vector = direction.vector
-    term = Term(vector.name, layer, "resid_post", direction.sign * alpha, grid.mode, grid.selector)
+    strength = direction.sign * alpha
+    term = Term(vector.name, layer, "resid_post", strength, grid.mode, grid.selector, grid.bos)
     return Subject(term.name, None, (Steered(term, vector),))
 
 

@@ -52,6 +52,8 @@ class Grid:
     alphas: tuple[float, ...]
     selector: str
     mode: ScaleMode
+    bos: bool = False
+    """Whether ``all`` takes a BOS token too."""
     scores: dict[Cell, Score] = field(default_factory=dict)
 
     @property

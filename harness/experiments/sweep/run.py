@@ -100,7 +100,7 @@ async def sweep(
         opened = await stack.enter_async_context(_open(config, vector, report))
         builder = PromptBuilder(opened.engine.tokenizer)
         planned = tuple(_without_digits(encode_suite(suite, builder)) for suite in suites)
-        grid = Grid(planned, layers, tuple(config.alphas), config.selector, config.scale_mode)
+        grid = Grid(planned, layers, tuple(config.alphas), config.selector, config.scale_mode, config.bos)
         folder = resume or make_folder(config.output_dir or sweeps_dir(), folder)
         manifest = _manifest(folder.name, config, grid, direction, opened.engine)
         if resume:
@@ -208,7 +208,7 @@ async def _open(config: SweepConfig, vector: SteeringVector, report: Report) -> 
     )
     async with open_engine(run, report) as (engine, _):
         # A chat template may begin with it where raw text doesn't; servers leave it out all the same.
-        bos = engine.tokenizer.bos_token_id
+        bos = None if config.bos else engine.tokenizer.bos_token_id
         if isinstance(engine, ScoringClient):
             yield _Opened(
                 engine, Server(engine, config.batch_size, config.concurrency), bos, lambda: _load(config)
@@ -256,6 +256,7 @@ def _manifest(
             "alphas": list(grid.alphas),
             "selector": grid.selector,
             "scale_mode": grid.mode,
+            **({"bos": True} if grid.bos else {}),
             "hook": "resid_post",
         },
     }

@@ -152,6 +152,16 @@ def _figures(document: Document) -> list[Figure]:
             _profile_chart(document.content),
         )
     ]
+    profiles = document.table("profiles")
+    if profiles is not None and len(profiles):
+        found.append(
+            Figure(
+                f"items_{run}",
+                f"{vector}: effect by layer, question by question",
+                f"Each question's own effect by layer for {vector}, a line a question, a panel a suite.",
+                _items_chart(profiles),
+            )
+        )
     rows = document.table("results")
     if rows is not None:
         for suite in rows["suite"].unique():
@@ -199,6 +209,32 @@ def _profile_chart(content: dict[str, Any]) -> Any:
         )  # fmt: skip
         layers.insert(0, band)
     return alt.layer(*layers).add_params(limit, picked).properties(width="container", height=300)
+
+
+def _items_chart(profiles: pd.DataFrame) -> Any:
+    import altair as alt
+
+    data = profiles[["suite", "item", "layer", "limit", "effect"]].round({"effect": 4})
+    limits = sorted(data["limit"].unique().tolist())
+    limit = alt.param(
+        name="T_items", value=limits[-1], bind=alt.binding_radio(options=limits, name="limit T of |α| ")
+    )
+    lines = (
+        alt.Chart(data)
+        .transform_filter(alt.datum.limit == limit)
+        .mark_line(opacity=0.5, strokeWidth=1.2)
+        .encode(
+            x=charts.layer_axis("steered layer, from 0"),
+            y=alt.Y("effect:Q", title="effect, nats"),
+            detail="item:N",
+            color=alt.Color(
+                "suite:N", scale=charts.label_scale(data["suite"].unique().tolist()), legend=None
+            ),
+            tooltip=["item:N", "layer:Q", *charts.signed_hover("effect")],
+        )
+        .properties(width=230, height=130)
+    )
+    return lines.facet(alt.Facet("suite:N", title=None), columns=2).add_params(limit)
 
 
 def _bands(content: dict[str, Any]) -> pd.DataFrame:
