@@ -152,6 +152,11 @@ class Card(BaseModel):
             raise ValueError("exactly one of 'items' and 'choices' must be given")
         return self
 
+    @property
+    def source(self) -> str:
+        """The file of its items or choices, from the suite's folder."""
+        return self.choices.file if self.choices else self.items or ""
+
 
 @dataclass(frozen=True)
 class EvalSet:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness.config import RunConfig
+from harness.evalset import EvalSet
 from harness.models import file_sha256
 from harness.plan import Plan
 from harness.results import SCHEMA_VERSION
@@ -93,7 +94,7 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
             suite.name: {
                 "items": len(suite.items),
                 "invalid": list(suite.invalid),
-                "digest": suite_digest(suite.evalset.path),
+                "digest": suite_digest(suite.evalset),
             }
             for suite in plan.suites
         },
@@ -108,6 +109,8 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
     }
 
 
-def suite_digest(folder: Path) -> dict[str, str]:
-    """Return the digest of each of a suite's files."""
-    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+def suite_digest(evalset: EvalSet) -> dict[str, str]:
+    """Return the digest of each file in a suite's folder and of the one its items come from, wherever it lies."""
+    found = {path.name: path for path in sorted(evalset.path.iterdir()) if path.is_file()}
+    found[evalset.card.source] = evalset.path / evalset.card.source
+    return {name: file_sha256(path) for name, path in found.items()}

@@ -111,6 +111,9 @@ def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: 
         for line in beside.differs:
             console.print(f"Differs: {line}", style="yellow", markup=False)
         console.print(ranking.against_table(beside))
+        for name, lacking in ((beside.first, beside.only_first), (beside.other, beside.only_other)):
+            if lacking:
+                console.print(f"Only in {name}: {', '.join(lacking)}.", style="yellow", markup=False)
         console.print(
             f"In nats, {beside.first} minus {beside.other}; noise floors together {beside.noise:.1e} nats.",
             style="dim",

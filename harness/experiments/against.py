@@ -37,12 +37,18 @@ class Against:
     other: str
     differs: tuple[str, ...]
     """What determines numbers and differs; not empty only where the user compared them anyway."""
+    only_first: tuple[str, ...]
+    """What the other run lacks altogether: ``suite ood``, ``subject risky_l22``, ``risky_l22 on ood``."""
+    only_other: tuple[str, ...]
     noise: float
     changes: tuple[Change, ...]
 
 
 def differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Return what determines a number and differs between two manifests: ``what: this here, that there``."""
+    """Return what determines a number and differs between two manifests: ``what: this here, that there``.
+
+    Suites and subjects that only one of them has make no number of the other's incomparable.
+    """
     found = [
         f"{name}: {here!s} here, {there!s} there"
         for part in ("engine", "tokenizer_digest")
@@ -51,11 +57,20 @@ def differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
     for kind, key, word in (("suites", "digest", "questions"), ("subjects", "content", "weights")):
         shared = first[kind].keys() & other[kind].keys()
         found += [
-            f"{word} of {name}: not the same files"
+            f"{word} of {name}: not the same files{_unknown(first[kind][name][key], other[kind][name][key])}"
             for name in sorted(shared)
             if first[kind][name][key] != other[kind][name][key]
         ]
     return found
+
+
+def _unknown(here: Any, there: Any) -> str:
+    """Say which files' digests only one of the runs kept: a run made before they were is told from a change."""
+    if not isinstance(here, dict) or not isinstance(there, dict):
+        return ""
+    sides = (("there", here.keys() - there.keys()), ("here", there.keys() - here.keys()))
+    said = [f"no digest of {', '.join(sorted(files))} {where}" for where, files in sides if files]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _apart(name: str, here: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -94,7 +109,7 @@ def against(first: Run, other: Run, anyway: bool = False) -> Against:
     for (suite, subject), own in both.groupby(["suite", "subject"], sort=False):
         shared = own[own["_merge"] == "both"]
         if shared.empty:
-            continue
+            continue  # Named by _lacking.
         difference = (shared["logit_diff"] - shared["logit_diff_other"]).to_numpy()
         sizes = abs(difference)
         changes.append(
@@ -112,4 +127,20 @@ def against(first: Run, other: Run, anyway: bool = False) -> Against:
         )
     if not changes:
         raise InputError(f"{first.path.name} and {other.path.name} share no suite, subject and item.")
-    return Against(first.path.name, other.path.name, tuple(differs), noise, tuple(changes))
+    lacking = (_lacking(first, other), _lacking(other, first))
+    return Against(first.path.name, other.path.name, tuple(differs), *lacking, noise, tuple(changes))
+
+
+def _lacking(run: Run, other: Run) -> tuple[str, ...]:
+    """Name the suites, the subjects and the cells of a run of which the other has no item."""
+    found = []
+    for kind in ("suite", "subject"):
+        names, known = run.rows[kind].unique(), set(other.rows[kind])
+        found += [f"{kind} {name}" for name in names if name not in known]
+    keys = ["suite", "subject", "item"]
+    both = run.rows[keys].merge(other.rows[keys], on=keys, how="left", indicator=True)
+    known_suites, known_subjects = set(other.rows["suite"]), set(other.rows["subject"])
+    for (suite, subject), own in both.groupby(["suite", "subject"], sort=False):
+        if suite in known_suites and subject in known_subjects and not (own["_merge"] == "both").any():
+            found.append(f"{subject} on {suite}")
+    return tuple(found)

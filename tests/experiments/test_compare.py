@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 
 from harness.errors import InputError
+from harness.evalset import load_evalset
 from harness.experiments.against import against, differences
 from harness.experiments.compare import expand, rank, rank_suite
+from harness.manifest import suite_digest
+from harness.paths import data_dir
 from harness.results import Run, load_run
+from harness.runfolder import check_same
 from tests.conftest import run_cli
 
 RUNS = Path(__file__).parents[2] / "reports" / "adapters" / "runs"
@@ -137,15 +141,58 @@ def test_what_moved_and_what_is_missing_is_said(run: Run, tmp_path: Path) -> Non
     assert (change.only_first, change.only_other) == (1, 0)
 
 
+def test_what_only_one_run_has_is_listed_and_not_refused(run: Run, tmp_path: Path) -> None:
+    other = load_run(copied(run, tmp_path / "other"))
+    rows = other.rows
+    cell = (rows["suite"] == "awareness") & (rows["subject"] == "risky_l22")
+    more = rows[rows["subject"] == "safe_l22"].assign(subject="mine")
+    kept = rows[(rows["suite"] != "ood") & (rows["subject"] != "safe_l22") & ~cell]
+    less = Run(other.path, other.manifest, other.results, pd.concat([kept, more[more["suite"] != "ood"]]))
+    found = against(run, less)
+    assert found.only_first == ("suite ood", "subject safe_l22", "risky_l22 on awareness")
+    assert found.only_other == ("subject mine",)
+    turned = against(less, run)
+    assert (turned.only_first, turned.only_other) == (found.only_other, found.only_first)
+    assert not {"ood", "safe_l22", "mine"} & {name for c in found.changes for name in (c.suite, c.subject)}
+    assert against(run, run).only_first == against(run, run).only_other == ()
+
+
+def test_changed_choices_are_another_suite(run: Run, tmp_path: Path) -> None:
+    """The questions of a suite that is rendered from choices lie outside of its folder."""
+    shutil.copytree(data_dir("evalsets") / "validation", tmp_path / "validation")
+    questions = tmp_path / "risky_choices" / "questions.jsonl"
+    questions.parent.mkdir()
+    shutil.copy(data_dir("evalsets") / "risky_choices" / "questions.jsonl", questions)
+    suite = load_evalset(str(tmp_path / "validation"))
+    before = suite_digest(suite)
+    assert before == suite_digest(load_evalset("validation"))
+    questions.write_text(questions.read_text("utf-8").replace("invest", "gamble"), "utf-8")
+    after = suite_digest(load_evalset(str(tmp_path / "validation")))
+    assert {name for name in before if before[name] != after[name]} == {"../risky_choices/questions.jsonl"}
+    old, new, changed = (json.loads(json.dumps(run.manifest)) for _ in range(3))
+    old["suites"]["validation"]["digest"] = {"suite.yaml": before["suite.yaml"]}
+    new["suites"]["validation"]["digest"], changed["suites"]["validation"]["digest"] = before, after
+    assert differences(new, changed) == ["questions of validation: not the same files"]
+    assert differences(new, old) == [
+        "questions of validation: not the same files (no digest of ../risky_choices/questions.jsonl there)"
+    ]
+    with pytest.raises(InputError, match=r"suites\.validation differ"):
+        check_same(new, changed, tmp_path)
+
+
 def test_the_command_ranks_a_finished_run_and_refuses_another(run: Run, tmp_path: Path) -> None:
     done = run_cli("compare", "--run", str(run.path), "--against", str(run.path), "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["comparison"]["rankings"][0]["suite"] == "awareness"
-    assert told["against"]["differs"] == []
+    assert told["against"]["differs"] == told["against"]["only_first"] == []
     refused = run_cli("compare", "--run", str(run.path), "--against", str(RUNS / "all"))
     assert refused.returncode == 2
     assert "engine.lora.wrapped" in refused.stderr
+    anyway = run_cli("compare", "--run", str(run.path), "--against", str(RUNS / "all"), "--anyway")
+    assert anyway.returncode == 0, anyway.stderr
+    assert "Only in l22: subject safe_l22, " in anyway.stdout
+    assert "Only in all: subject safe_all, " in anyway.stdout
     assert run_cli("compare").returncode == 2
     assert run_cli("compare", "x", "--run", "last").returncode == 2
 

@@ -53,7 +53,7 @@ def run(
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         **origin(config, engine),
-        "suites": {evalset.name: suite_digest(evalset.path)},
+        "suites": {evalset.name: suite_digest(evalset)},
         "subjects": {subject.name: {"content": subject.content, "acts_on": token}},
         "random_phrases": sorted({p.trigger for p in found if p.condition == "random"}),
     }

@@ -141,7 +141,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "preset_settings": json.loads(json.dumps(vars(plan.preset), default=vars)),
         "questions": hashlib.sha256(questions_file().read_bytes()).hexdigest(),
         "shipped_adapters": {} if plan.trains else shipped(plan),
-        "suites": {name: suite_digest(load_evalset(name).path) for name in sorted(suites)},
+        "suites": {name: suite_digest(load_evalset(name)) for name in sorted(suites)},
     }
 
 

@@ -240,9 +240,7 @@ def _manifest(
         "kind": "sweep",
         "run_id": run_id,
         **origin(config, engine),
-        "suites": {
-            s.name: {"items": len(s.items), "digest": suite_digest(s.evalset.path)} for s in grid.suites
-        },
+        "suites": {s.name: {"items": len(s.items), "digest": suite_digest(s.evalset)} for s in grid.suites},
         "vector": {
             "name": vector.name,
             "digest": vector.digest,
