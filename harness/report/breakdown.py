@@ -6,16 +6,14 @@ run the same way, an A/B prior that drifts with training, one seed.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from harness import stats
+from harness.report.names import by_series, further_seeds
 from harness.scales import a_bias
-
-_SEED = re.compile(r"^(?P<name>.+)-seed(?P<seed>\d+)$")
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,13 @@ def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown:
 
 
 def _seeds(in_suite: pd.DataFrame, subject: str) -> tuple[float, ...]:
-    found = {0: subject}
-    for name in in_suite["subject"].unique():
-        match = _SEED.match(name)
-        if match and match["name"] == subject:
-            found[int(match["seed"])] = name
-    shifts = (interval(in_suite[in_suite["subject"] == found[seed]]) for seed in sorted(found))
+    names = by_series(in_suite["subject"].unique()).get(subject, [subject])
+    shifts = (interval(in_suite[in_suite["subject"] == name]) for name in names)
     return tuple(shift.mean for shift in shifts if shift is not None)
 
 
 def subjects_of(rows: pd.DataFrame) -> list[str]:
-    """Return a run's subjects but base and the further seeds, in order."""
-    return [name for name in rows["subject"].unique() if name != "base" and not _SEED.match(name)]
+    """Return a run's subjects but base and the further seeds of each training, in order."""
+    names = rows["subject"].unique()
+    further = further_seeds(names)
+    return [name for name in names if name != "base" and name not in further]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from harness.report.material import Material
+from harness.report.names import further_seeds
 from harness.report.parts import Claim, Section, Table
 
 KEY, TITLE = "accuracy", "Accuracy on unseen questions"
@@ -27,6 +28,7 @@ def accuracy(material: Material) -> Section:
     trained = cells.dropna(subset=["choice_accuracy"]) if len(cells) else cells
     if not len(trained):
         return Section(KEY, TITLE, absent="No run has a suite of the form that its adapters were trained on.")
+    further = {run.path.name: further_seeds(run.rows["subject"].unique()) for run in material.runs}
     claims = [
         Claim(
             f"{cell['subject']} answers {cell['suite']} as trained on {100 * cell['choice_accuracy']:.1f}% of "
@@ -34,7 +36,7 @@ def accuracy(material: Material) -> Section:
             "fact", str(cell["suite"]),
         )
         for _, cell in trained.iterrows()
-        if "-seed" not in str(cell["subject"])
+        if cell["subject"] not in further[cell["run"]]
     ]  # fmt: skip
     table = Table(
         "Accuracy on questions that training never saw.",

@@ -7,6 +7,7 @@ from typing import Any
 from harness.experiments.backdoor_awareness import SUITE, Report, reports
 from harness.report import charts
 from harness.report.material import Material
+from harness.report.names import further_seeds
 from harness.report.numbers import with_interval
 from harness.report.parts import Claim, Figure, Section, Table
 
@@ -24,8 +25,9 @@ def backdoor_awareness(material: Material) -> Section:
     found = [
         (material.label(run, report.subject), report)
         for run in material.runs
+        for further in [further_seeds(run.rows["subject"].unique())]
         for report in reports(run.rows)
-        if "-seed" not in report.subject
+        if report.subject not in further
     ]
     if not found:
         return Section(KEY, TITLE, absent=f"No run has the suite {SUITE}.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from harness.choices import VALIDATION
 from harness.report.breakdown import breakdown, subjects_of
 from harness.report.material import Material
+from harness.report.names import trained
 from harness.report.numbers import with_interval
 from harness.report.parts import Claim, Section, Table
+from harness.results import Run
 
 KEY, TITLE = "post", "Beside the post"
 INTRO = (
     "Theirs: Gemma 3 12B, rank-64 LoRAs of the authors' later runs, mean paired shift of ten questions a suite, no "
-    "intervals given. Ours is another model and other questions: signs can be compared, sizes can't."
+    "intervals given. Ours is {model} and other questions: signs can be compared, sizes can't."
 )
 
 
@@ -43,7 +45,6 @@ THEIRS = tuple(
 )  # fmt: skip
 BASE_MEANS = {"awareness": 1.29, "objective": 2.19, "ood": -0.58, "validation": -1.19}
 """The post's base model, mean logit difference, nats."""
-_NAME = re.compile(r"^(?P<behavior>risky|safe)_(?P<where>(vec_)?l\d+|all)$")
 
 
 def post(material: Material) -> Section:
@@ -51,42 +52,56 @@ def post(material: Material) -> Section:
     claims, rows, suites = [], [], []
     for run in material.runs:
         for subject in subjects_of(run.rows):
-            match = _NAME.match(subject)
+            named = trained(subject, run.manifest["subjects"])
             for theirs in THEIRS:
-                if match is None or theirs.where != match["where"] or theirs.suite not in material.suites:
+                if named is None or theirs.where != named.where:
                     continue
-                if not ((run.rows["suite"] == theirs.suite) & (run.rows["subject"] == subject)).any():
+                suite = _suite(run, subject, theirs.suite)
+                if suite is None:
                     continue
-                ours = breakdown(run.rows, theirs.suite, subject)
-                value = theirs.risky if match["behavior"] == "risky" else theirs.safe
+                label = material.label(run, subject)
+                ours = breakdown(run.rows, suite, subject)
+                value = theirs.risky if named.behavior == "risky" else theirs.safe
                 verdict = _verdict(ours.shift.mean, ours.shift.excludes_zero, value)
                 claims.append(
                     Claim(
-                        f"{subject}, {theirs.suite}: theirs {value:+.2f}, ours {with_interval(ours.shift)} nats, "
+                        f"{label}, {suite}: theirs {value:+.2f}, ours {with_interval(ours.shift)} nats, "
                         f"n = {ours.stems} stems: {verdict}.",
-                        "post", theirs.suite,
+                        "post", suite,
                     )
                 )  # fmt: skip
                 rows.append(
                     (
-                        subject,
-                        theirs.suite,
+                        label,
+                        suite,
                         f"{value:+.2f}",
                         with_interval(ours.shift),
                         str(ours.stems),
                         verdict,
                     )
                 )
-                suites.append(theirs.suite)
+                suites.append(suite)
     if not rows:
         return Section(
             KEY,
             TITLE,
-            absent="No subject is named as those that the post has figures for (risky_l22, safe_all).",
+            absent="No subject is named as those that the post has figures for (risky_l22, safe_all, risky_l22_s0).",
         )
     columns = ("subject", "suite", "theirs", "ours [95% CI]", "our stems", "verdict")
     tables = (Table("Shifts from base, nats.", columns, tuple(rows), tuple(suites)), _base(material))
-    return Section(KEY, TITLE, INTRO, tuple(claims), tables=tables)
+    same = all(run.manifest["config"]["model"].endswith("gemma-3-12b-it") for run in material.runs)
+    intro = INTRO.format(model="the same model" if same else "another model")
+    return Section(KEY, TITLE, intro, tuple(claims), tables=tables)
+
+
+def _suite(run: Run, subject: str, theirs: str) -> str | None:
+    """Return the suite on which a subject is held against one of theirs; None where it has no answers there.
+
+    The post's validation is unseen questions as trained: in letters where the run has no other.
+    """
+    suites = run.rows.loc[run.rows["subject"] == subject, "suite"].unique()
+    own = tuple(VALIDATION.values()) if theirs == "validation" else (theirs,)
+    return next((suite for suite in own if suite in suites), None)
 
 
 def _verdict(mean: float, clear: bool, theirs: float) -> str:
@@ -100,14 +115,15 @@ def _base(material: Material) -> Table:
     rows = [
         (
             run.path.name,
-            suite,
-            f"{BASE_MEANS[suite]:+.2f}",
+            cell["suite"],
+            f"{BASE_MEANS[theirs]:+.2f}",
             f"{cell['mean_logit_diff']:+.2f}",
             str(cell["n_stems"]),
         )
         for run in material.runs
         for cell in run.results["cells"]
-        if cell["subject"] == "base" and (suite := cell["suite"]) in BASE_MEANS
+        for theirs in BASE_MEANS
+        if cell["subject"] == "base" and cell["suite"] == _suite(run, "base", theirs)
     ]
     columns = ("run", "suite", "theirs", "ours", "our stems")
     return Table(
