@@ -69,14 +69,14 @@ def test_gemma_is_planned_without_its_weights_and_without_a_gpu(tmp_path: Path) 
     found = sizes(plan)
     assert plan["layers"] == 48
     assert 11e9 < plan["weights"] < 13e9
-    assert found["layers"]["trainings"] == 96
+    assert found["layers"]["trainings"] == 48 * 2 * 3, "three seeds"
     assert found["choices"]["trainings"] == 3 * 2 * 3
     assert found["sweeps"]["cells"] >= 2 * 46_080
     assert found["backdoors"]["trainings"] == 5
     memory = {step["name"]: step["memory_gb"] for step in plan["steps"]}
     assert 20 < memory["layers"] < 80
     times = {step["name"]: step["estimated_seconds"] for step in plan["steps"]}
-    assert 100 < times["layers"] < 3600, "96 single-layer LoRAs were measured at 302 s"
+    assert 3 * 302 < times["layers"] < 3600, "96 single-layer LoRAs were measured at 302 s"
     assert set(plan["without_estimate"]) == {name for name, seconds in times.items() if seconds is None}
     assert "patching" in plan["without_estimate"], "never measured on a GPU"
     bases = {cost["what"]: cost["basis"] for step in plan["steps"] for cost in step["costs"]}

@@ -79,7 +79,7 @@ class Layers(Step):
             return Size(
                 {"shipped table": 1}, notes=("the table of reports/training, every layer, is shown as it is",)
             )
-        trained = sizes.training(plan, [("lora", plan.layers, {"each_layer": True, "seeds": 1})])
+        trained = sizes.training(plan, [("lora", plan.layers, {"each_layer": True})])
         scored = sizes.scoring(plan, self._suites(plan), trained.counts["trainings"])
         return Size(trained.counts | scored.counts, trained.work + scored.work, (), trained.memory)
 
@@ -103,7 +103,7 @@ class Layers(Step):
         from harness.training import grid
         from harness.training.plan import machine
 
-        made = lab.plan.grid("lora", lab.plan.layers, each_layer=True, seeds=1)
+        made = lab.plan.grid("lora", lab.plan.layers, each_layer=True)
         found = grid.run(made, out, machine(lab.plan.config.device, None), lab.report)
         return [adapter["name"] for adapter in found["adapters"]]
 
