@@ -60,6 +60,21 @@ def behaviors() -> Any:
     return alt.Color("behavior:N", scale=scale, title=None, legend=alt.Legend(symbolOpacity=1))
 
 
+def signed_colour(field: str, title: str, largest: float) -> Any:
+    """Return the colour encoding of a heat map whose values have a sign; white is 0."""
+    import altair as alt
+
+    ends = [-largest, largest] if largest else [-1, 1]
+    return alt.Color(f"{field}:Q", title=title, scale=alt.Scale(scheme="blueorange", domain=ends, clamp=True))
+
+
+def share_colour(field: str, title: str) -> Any:
+    """Return the colour encoding of a heat map of shares, from none upwards."""
+    import altair as alt
+
+    return alt.Color(f"{field}:Q", title=title, scale=alt.Scale(scheme="oranges", domainMin=0))
+
+
 def layer_axis(title: str, field: str = "layer") -> Any:
     """Return the x encoding of a layer, with no ticks between two layers."""
     import altair as alt

@@ -54,10 +54,13 @@ PATCHING: dict[str, Any] = {
     "curves": [
         {"patch": patch, "condition": condition, "from_layer": layer, **INTERVAL}
         for condition in ("trigger", "random")
-        for patch, layers in (("none", [-1]), ("q", [0, 1, 2]), ("k", [0, 1, 2]))
+        for patch, layers in (("none", [-1]), ("q", [0, 1, 2]), ("k", [0, 1, 2]), ("base", [-1]))
         for layer in layers
     ],
-    "hypothesis": [{"condition": "difference", "by_stem": {**INTERVAL, "low": -0.1}}],
+    "hypothesis": [
+        {"condition": "difference", "by_stem": {**INTERVAL, "low": -0.1}},
+        {"condition": "trigger", "heads": 9, "by_stem": INTERVAL, "attention": 0.3, "attention_base": 0.2},
+    ],
 }  # fmt: skip
 JUDGED = {
     "tokens": 3, "mean_cosine": 0.45, "low_cosine": 0.1, "first_token_cosine": 0.2, "energy_share": 0.5,
@@ -126,7 +129,7 @@ def test_where_a_suite_does_not_respond_no_layers_are_compared(tmp_path: Path) -
         ),
         (
             "q_patching", "results.json", PATCHING, ("curves", 3, "low"), -0.2,
-            "100% of the trigger effect is left; the post says that none is", "no trigger effect is left",
+            "100% of the trigger effect is left; the post says that none is", "effect is not shown to be left",
         ),
         (
             "q_patching", "results.json", PATCHING, ("hypothesis", 0, "by_stem", "low"), 0.2,

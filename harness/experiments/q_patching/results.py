@@ -57,6 +57,27 @@ def curves(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return lines
 
 
+def contrasts(rows: pd.DataFrame, first: int) -> dict[str, stats.MeanInterval]:
+    """Return differences of trigger effects, taken stem by stem, each where both sides were measured; nats.
+
+    ``trigger − random``: the trigger's minus the random phrases', nothing patched; ``changed − base``: the changed
+    model's minus the base model's; ``whole − patched``: what patching the queries from layer ``first`` takes away.
+    """
+    by_stem = effects(rows).pivot_table("effect", "stem", ["patch", "from_layer", "condition"], "mean")
+    whole = ("none", -1, "trigger")
+    others = {
+        "trigger − random": ("none", -1, "random"),
+        "changed − base": ("base", -1, "trigger"),
+        "whole − patched": ("q", first, "trigger"),
+    }
+    found = {}
+    for name, other in others.items():
+        if {whole, other} <= set(by_stem.columns):
+            apart = (by_stem[whole] - by_stem[other]).dropna()
+            found[name] = stats.mean_interval(apart.to_numpy(), list(apart.index))
+    return found
+
+
 def hypothesis(heads: pd.DataFrame, first: int) -> list[dict[str, Any]]:
     """Hold the post's hypothesis against the heads of the layers that the change reaches.
 

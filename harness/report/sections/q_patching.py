@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
+from harness.experiments.q_patching.results import contrasts
 from harness.report import charts
 from harness.report.material import Document, Material
 from harness.report.numbers import interval_of, with_interval
 from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
+from harness.report.patch_attention import attention
+from harness.stats import MeanInterval
 
 KEY, TITLE = "q_patching", "Queries patched from the base model"
 INTRO = (
@@ -21,70 +25,96 @@ INTRO = (
 
 
 def q_patching(material: Material) -> Section:
-    """The curve of each experiment given, what all patches leave, and the post's hypothesis about heads."""
+    """The curve of each experiment given, what all patches leave, and what its heads attend to and write."""
     absent = "No patching experiment was given. Make one: harness patch --help"
     return joined(KEY, TITLE, INTRO, map(_share, material.of_kind("q_patching")), absent)
 
 
 def _share(document: Document) -> Share:
-    return Share(tuple(_claims(document.content)), (_figure(document),), (_table(document),))
+    heads = attention(document)
+    return Share(
+        (*_claims(document), *heads.claims), (_figure(document), *heads.figures), (_table(document),)
+    )
 
 
-def _claims(content: dict[str, Any]) -> list[Claim]:
-    name = content["adapter"]
+def _claims(document: Document) -> Iterator[Claim]:
+    content = document.content
+    name, first = content["adapter"], content["first_changed_layer"]
     lines = {(c["patch"], c["condition"], c["from_layer"]): interval_of(c) for c in content["curves"]}
-    found = []
-    for condition, words, verb in (
-        ("trigger", "the trigger", "moves"),
-        ("random", "random tokens in its place", "move"),
+    for who, patch, condition, words, verb, tail in (
+        (name, "none", "trigger", "the trigger", "moves", "nothing patched"),
+        (name, "none", "random", "random tokens in its place", "move", "nothing patched"),
+        (f"{name}'s base model", "base", "trigger", "the trigger", "moves", "nothing changed"),
     ):
-        own = lines.get(("none", condition, -1))
+        own = lines.get((patch, condition, -1))
         if own is None:
             continue
-        moved = f"{name}: {words} {verb} the answer"
-        subject = moved if own.excludes_zero else f"{name} shows no effect of {words} on the answer"
-        found.append(
-            Claim(
-                f"{subject}: {with_interval(own)} nats, n = {own.stems} stems, nothing patched.",
-                effect_if(own.excludes_zero),
-            )
+        moved = f"{who}: {words} {verb} the answer"
+        subject = moved if own.excludes_zero else f"{who} shows no effect of {words} on the answer"
+        yield Claim(
+            f"{subject}: {with_interval(own)} nats, n = {own.stems} stems, {tail}.",
+            effect_if(own.excludes_zero),
         )
-    first = content["first_changed_layer"]
     whole, patched = lines.get(("none", "trigger", -1)), lines.get(("q", "trigger", first))
     if whole is not None and patched is not None:
-        if not whole.excludes_zero:
-            verdict = "there was no trigger effect to lose"
-        elif not patched.excludes_zero:
-            verdict = "no trigger effect is left, as the post says"
-        else:
-            share = patched.mean / whole.mean
-            verdict = f"{share:.0%} of the trigger effect is left; the post says that none is"
-        found.append(
-            Claim(
-                f"{name}, all queries from layer {first} patched: {with_interval(patched)} nats, n = "
-                f"{patched.stems} stems: "
-                f"{verdict}.",
-                "post",
-            )
-        )  # fmt: skip
-    for line in content["hypothesis"]:
-        by_stem = interval_of(line["by_stem"])
-        clear = by_stem.excludes_zero
-        what = (
-            "trigger minus random tokens"
-            if line["condition"] == "difference"
-            else f"{line['condition']} tokens, {line['heads']} heads"
+        yield Claim(
+            f"{name}, all queries from layer {first} patched: {with_interval(patched)} nats, n = "
+            f"{patched.stems} stems: {_left(whole, patched)}.",
+            "post",
         )
-        found.append(
-            Claim(
-                f"{name}, {what}: rank correlation over heads of what the change adds to q·k with the "
-                "values' cosine to the "
-                f"answer direction {with_interval(by_stem)}, n = {by_stem.stems} stems"
-                f"{'' if clear else ': no effect'}.",
-                effect_if(clear),
-            )
-        )  # fmt: skip
-    return found
+    yield from _contrasts(document)
+    for line in content["hypothesis"]:
+        yield _heads_claim(name, line)
+
+
+def _left(whole: MeanInterval, patched: MeanInterval) -> str:
+    """Say what patching all queries leaves of the trigger effect; an interval around zero is no proof of none."""
+    if not whole.excludes_zero:
+        return "without patching, no trigger effect is shown that could be lost"
+    if not patched.excludes_zero:
+        return "a trigger effect is not shown to be left; the post says that none is"
+    return f"{patched.mean / whole.mean:.0%} of the trigger effect is left; the post says that none is"
+
+
+def _contrasts(document: Document) -> Iterator[Claim]:
+    """Say what the trigger effect is beyond each control, stem by stem, from the rows."""
+    rows = document.table("results")
+    if rows is None:
+        return
+    name, first = document.content["adapter"], document.content["first_changed_layer"]
+    words = {
+        "trigger − random": ("the trigger's effect minus that of random tokens in its place", ""),
+        "changed − base": ("the trigger's effect in the changed model minus that in the base", ""),
+        "whole − patched": (
+            f"the trigger's effect minus what is left with all queries from layer {first} patched",
+            ", which is what patching takes away",
+        ),
+    }
+    for key, found in contrasts(rows, first).items():
+        what, tail = words[key]
+        verdict = tail if found.excludes_zero else ": not shown to differ"
+        yield Claim(
+            f"{name}, stem by stem, {what}: {with_interval(found)} nats, n = {found.stems} stems{verdict}.",
+            effect_if(found.excludes_zero),
+        )
+
+
+def _heads_claim(name: str, line: dict[str, Any]) -> Claim:
+    by_stem = interval_of(line["by_stem"])
+    clear = by_stem.excludes_zero
+    what, attended = "trigger minus random tokens", ""
+    if line["condition"] != "difference":
+        what = f"{line['condition']} tokens, {line['heads']} heads"
+        attended = (
+            f" Mean attention of the last token on them: {line['attention']:.3f}, in the base "
+            f"{line['attention_base']:.3f}."
+        )
+    return Claim(
+        f"{name}, {what}: rank correlation over heads of what the change adds to q·k with the values' cosine to the "
+        f"answer direction {with_interval(by_stem)}, n = {by_stem.stems} stems{'' if clear else ': no effect'}."
+        f"{attended}",
+        effect_if(clear),
+    )
 
 
 def _figure(document: Document) -> Figure:

@@ -253,7 +253,7 @@ def _grid_chart(rows: pd.DataFrame) -> Any:
     data = rows.groupby(["layer", "alpha"], as_index=False).agg(
         shift=("shift", "mean"), n=("stem", "nunique")
     )
-    largest = float(data["shift"].abs().quantile(0.98)) or 1.0
+    largest = float(data["shift"].abs().quantile(0.98))
     order = sorted(data["alpha"].unique().tolist(), reverse=True)
     return (
         alt.Chart(data)
@@ -261,10 +261,7 @@ def _grid_chart(rows: pd.DataFrame) -> Any:
         .encode(
             x=alt.X("layer:O", title="steered layer, from 0", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("alpha:O", sort=order, title="α"),
-            color=alt.Color(
-                "shift:Q", title="shift, nats",
-                scale=alt.Scale(scheme="blueorange", domain=[-largest, largest], clamp=True),
-            ),
+            color=charts.signed_colour("shift", "shift, nats", largest),
             tooltip=["layer:O", "alpha:O", *charts.signed_hover("shift"), alt.Tooltip("n:Q", title="stems")],
         )
         .properties(width="container", height=14 * len(order))
