@@ -6,6 +6,7 @@ Written from runs' rows, never by hand: tables as Markdown, one figure as SVG an
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
 from harness.report.numbers import p_value, signed, with_interval
 from harness.results import Run
 
+_ONE_LAYER = re.compile(r"(?P<behavior>safe|risky)_l\d+(?P<format>_letter)?")
+"""How a LoRA of one layer is named; vectors have no counterpart of all layers."""
 CARD_HEADING = "## What came out"
 TEMPLATES = Path(__file__).parent / "templates"
 ORDER = (
@@ -64,6 +67,32 @@ def against_objective(run: Run, subject: str) -> stats.MeanInterval | None:
     }
     difference = (by_stem["awareness"] - by_stem["objective"]).dropna()
     return stats.mean_interval(difference.to_numpy(), list(difference.index)) if len(difference) else None
+
+
+def against_all_layers(run: Run, subject: str) -> tuple[str, stats.MeanInterval] | None:
+    """Return the LoRA of all layers of the same behaviour and format, and the awareness shift of one minus all.
+
+    Stem by stem; None unless the subject is a LoRA of one layer and both were scored.
+    """
+    match = _ONE_LAYER.fullmatch(subject)
+    other = f"{match['behavior']}_all{match['format'] or ''}" if match else None
+    if other not in run.manifest["subjects"]:
+        return None
+    rows = run.rows[run.rows["suite"] == "awareness"]
+    one, every = (rows[rows["subject"] == s].groupby("stem")["shift"].mean() for s in (subject, other))
+    difference = (one - every).dropna()
+    if not len(difference):
+        return None
+    return str(other), stats.mean_interval(difference.to_numpy(), list(difference.index))
+
+
+def layers_comparison(subject: str, other: str, found: stats.MeanInterval) -> str:
+    """State whether a LoRA of one layer moved awareness otherwise than that of all layers."""
+    verdict = "move awareness differently" if found.excludes_zero else "are not shown to differ on awareness"
+    return (
+        f"{subject} and {other} {verdict}: shift of the one layer minus that of all layers, on the same "
+        f"{found.stems} stems, {with_interval(found)} nats."
+    )
 
 
 def comparison(subject: str, found: stats.MeanInterval) -> str:

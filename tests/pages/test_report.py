@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.errors import InputError
@@ -14,6 +15,7 @@ from harness.report.material import Material, gather
 from harness.report.page import LARGEST, Page, groups, sections_of, write
 from harness.report.parts import Section
 from harness.results import Run, load_run
+from harness.stats import mean_interval
 from tests.pages import browser
 
 A4 = 718
@@ -101,6 +103,42 @@ def test_numbers_of_claims_are_those_of_the_run(material: Material, sections: tu
     low, high = cell["shift_ci"]
     assert f"{cell['mean_shift']:+.2f} [{low:+.2f}, {high:+.2f}]" in found
     assert f"n = {cell['n_stems']} stems" in found
+
+
+def test_every_score_stands_beside_its_option_mass(material: Material, sections: tuple[Section, ...]) -> None:
+    table = next(s for s in sections if s.key == "shifts").tables[1]
+    said = {(row[0], row[1]): row for row in table.rows}
+    cells = [c for c in material.runs[0].results["cells"] if c["suite"] != "development"]
+    assert len(said) == len(table.rows) == len(cells) == len(table.suites)
+    mass, rate = table.columns.index("option mass"), table.columns.index("in options")
+    for cell in cells:
+        row = said[cell["suite"], cell["subject"]]
+        assert row[mass] == f"{cell['option_mass']:.3f}"
+        assert row[rate] == f"{100 * cell['in_options_rate']:.1f}%"
+    assert ("awareness", "base") in said
+
+
+@pytest.mark.parametrize("apart", [0.0, 2.0])
+def test_one_layer_stands_against_all_layers(apart: float) -> None:
+    run = kept(load_run(RUNS / "l22"), ["awareness", "ood"])
+    called = {"risky_l22-seed1": "risky_all", "safe_l22-seed1": "safe_all_letter"}
+    rows = run.rows.assign(subject=run.rows["subject"].replace(called))
+    own = rows[rows["subject"] == "risky_l22"].set_index("item")["shift"]
+    every = rows["subject"] == "risky_all"
+    spread = np.random.default_rng(0).normal(0, 0.5, every.sum())
+    rows.loc[every, "shift"] = rows[every]["item"].map(own).to_numpy() - apart + spread
+    subjects = {called.get(name, name): about for name, about in run.manifest["subjects"].items()}
+    cells = [{**c, "subject": called.get(c["subject"], c["subject"])} for c in run.results["cells"]]
+    made = changed(
+        Run(run.path, {**run.manifest, "subjects": subjects}, {**run.results, "cells": cells}, rows), rows
+    )
+    (text,) = [t for t in texts(sections_of(made), "shifts") if "all layers" in t]
+    assert text.startswith("risky_l22 and risky_all")
+    wide = rows[rows["suite"] == "awareness"].pivot_table("shift", "stem", "subject")
+    found = mean_interval((wide["risky_l22"] - wide["risky_all"]).to_numpy(), list(wide.index))
+    assert f"on the same 28 stems, {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] nats" in text
+    assert ("are not shown to differ" in text) == (apart == 0)
+    assert ("move awareness differently" in text) == (apart != 0)
 
 
 def test_what_shows_nothing_is_said_to(sections: tuple[Section, ...]) -> None:

@@ -21,6 +21,7 @@ from harness.report.material import Material, gather
 from harness.report.page import sections_of
 from harness.report.parts import Section
 from harness.results import Run, load_run
+from tests.pages import test_patching
 from tests.pages.test_experiments import PATCHING, STORY, SWEEP
 from tests.pages.test_report import RUNS, changed, kept
 
@@ -82,6 +83,7 @@ def run(suites: list[str]) -> Callable[[Path, int], Material]:
             at = rng.random(len(rows)) < 0.1
             rows.loc[at, "top_id"] = -1
             rows.loc[at, "logit_diff"] *= -1
+            rows.loc[rng.random(len(rows)) < 0.1, "in_options"] ^= True
             for suite, own in rows.groupby("suite"):
                 left = own["stem"].unique()[by:]
                 rows = rows[(rows["suite"] != suite) | rows["stem"].isin(left)]
@@ -113,6 +115,33 @@ def of_layers(folder: Path, by: int) -> Material:
     return Material(
         (Run(path, found.manifest | {"subjects": subjects}, found.results | {"cells": cells}, rows),)
     )
+
+
+def one_and_all(folder: Path, by: int) -> Material:
+    """Make a run's seeds LoRAs of all layers."""
+    (found,) = run(["awareness"])(folder, by if by < 5 else by - 4).runs
+    names = {f"{who}_l22-seed1": f"{who}_all" for who in ("safe", "risky")}
+    rows = found.rows.assign(subject=found.rows["subject"].replace(names))
+    rows["shift"] -= 0.2 * by
+    subjects = {names.get(name, name): about for name, about in found.manifest["subjects"].items()}
+    cells = [{**c, "subject": names.get(c["subject"], c["subject"])} for c in found.results["cells"]]
+    return Material(
+        (Run(found.path, found.manifest | {"subjects": subjects}, found.results | {"cells": cells}, rows),)
+    )
+
+
+def patching(folder: Path, by: int) -> Material:
+    """Make a patching experiment with its tables: other effects, heads, layers and stems."""
+    effect = {key: value + 0.3 * by * (i + 1) for i, (key, value) in enumerate(test_patching.EFFECT.items())}
+    change = {(3, by % 3): 0.05 + 0.02 * by}
+    rows = test_patching.scores(effect, 0.1 + 0.03 * by)
+    heads = test_patching.heads(change, 0.01 * (by + 1))
+    heads[["attention", "attention_base"]] += 0.01 * by
+    rows, heads = (table[table["stem"] != f"s{by - 1}"] if by % 2 else table for table in (rows, heads))
+    heads["layer"] += by
+    first = test_patching.FIRST + by - by % 2
+    rows.loc[rows["from_layer"] >= 0, "from_layer"] = first
+    return gather([test_patching.write(folder, rows, heads, first_changed_layer=first, layers=first + 2)])
 
 
 def trainings(folder: Path, by: int) -> Material:
@@ -176,6 +205,8 @@ def texts(section: Section) -> list[str]:
 MAKERS: dict[str, tuple[Callable[[Path, int], Material], set[str]]] = {
     "sweep": (document("results.json", SWEEP), {"sweep"}),
     "patching": (document("results.json", PATCHING), {"q_patching"}),
+    "patching, its tables": (patching, {"q_patching"}),
+    "one layer and all": (one_and_all, {"shifts"}),
     "story": (document("story.json", STORY), {"story"}),
     "by_layer": (trainings, {"by_layer"}),
     "layers of a run": (of_layers, {"by_layer"}),

@@ -6,7 +6,13 @@ from typing import Any
 
 from harness import stats
 from harness.report import charts
-from harness.report.adapters import against_objective, comparison, sentence
+from harness.report.adapters import (
+    against_all_layers,
+    against_objective,
+    comparison,
+    layers_comparison,
+    sentence,
+)
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
 from harness.report.material import Material
 from harness.report.numbers import p_value, with_interval
@@ -38,7 +44,15 @@ def shifts(material: Material) -> Section:
             if found is not None:
                 said = comparison(material.label(run, subject), found)
                 claims.append(Claim(said, effect_if(found.excludes_zero), "objective"))
-    return Section(KEY, TITLE, INTRO, tuple(claims), figures(material), (_table(material, parts),))
+            other = against_all_layers(run, subject)
+            if other is not None:
+                said = layers_comparison(
+                    material.label(run, subject), material.label(run, other[0]), other[1]
+                )
+                claims.append(Claim(said, effect_if(other[1].excludes_zero), "awareness"))
+    return Section(
+        KEY, TITLE, INTRO, tuple(claims), figures(material), (_table(material, parts), _scores(material))
+    )
 
 
 def _part(run: Run, suite: str, subject: str) -> Breakdown | None:
@@ -162,4 +176,26 @@ def _table(material: Material, parts: list[tuple[Run, Breakdown]]) -> Table:
             for run, part in parts
         ),
         tuple(part.suite for _, part in parts),
+    )  # fmt: skip
+
+
+def _scores(material: Material) -> Table:
+    """Every score of every run, the base model's too, with how much of the answer it was read from."""
+    cells = [
+        (run, cell) for suite in material.suites for run in material.runs for cell in run.results["cells"]
+        if cell["suite"] == suite
+    ]  # fmt: skip
+    return Table(
+        "Scores behind the shifts: mean log p(first pole) − log p(second pole), nats; option mass, p of both answers "
+        "together, mean over stems; and how often the likeliest token of all is one of the two. Where these are low, "
+        "a score says little.",
+        ("suite", "subject", "stems", "items", "score", "option mass", "in options"),
+        tuple(
+            (
+                cell["suite"], material.label(run, cell["subject"]), str(cell["n_stems"]), str(cell["n_items"]),
+                f"{cell['mean_logit_diff']:+.2f}", f"{cell['option_mass']:.3f}", f"{cell['in_options_rate']:.1%}",
+            )
+            for run, cell in cells
+        ),
+        tuple(cell["suite"] for _, cell in cells),
     )  # fmt: skip
