@@ -185,6 +185,7 @@ BACKDOORS: dict[str, Any] = {
         {
             "settings": {
                 "method": "lora", "layers": [20], "trigger": "t", "set_up": "safe", "seed": 0, "decorrelated": twin,
+                "epochs": 2, "batch_size": 8, "learning_rate": 0.01,
             },
             "cells": [
                 {**CELL, "condition": condition, "risky_rate": rate + twin / 9, "accuracy": 1 - rate - twin / 7}
