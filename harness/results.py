@@ -8,6 +8,7 @@ and ``results.json`` (the cells).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -147,8 +148,8 @@ def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Ce
         "option_mass": mean(row.option_mass for row in rows),
         "in_options_rate": mean(float(row.in_options) for row in rows),
     }
-    shifts = [row.shift for row in rows if row.shift is not None]
-    if len(shifts) == len(rows):
+    shifts = [math.nan if row.shift is None else row.shift for row in rows]
+    if any(map(math.isfinite, shifts)):
         interval = stats.mean_interval(shifts, stems)
         cell["mean_shift"] = interval.mean
         if interval.low is not None and interval.high is not None:

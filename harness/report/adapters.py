@@ -39,23 +39,30 @@ def breakdowns(run: Run) -> list[Breakdown]:
     """Take every suite and subject of a run apart."""
     rows = run.rows
     suites = ordered([s for s in rows["suite"].unique() if s != "development"])
-    return [breakdown(rows, suite, subject) for suite in suites for subject in subjects_of(rows)]
+    parts = (breakdown(rows, suite, subject) for suite in suites for subject in subjects_of(rows))
+    return [part for part in parts if part is not None]
 
 
 def sentence(b: Breakdown, noise: float, directed: bool) -> str:
     """State what came out for one suite and subject, in words that the numbers decide."""
+    missing = f"; items without a value, left out: {b.left_out}" if b.left_out else ""
     if not directed:
         return (
             f"{b.subject} moves {b.suite} by {b.mean_abs_shift:.2f} nats in size, averaged over {b.stems} stems "
-            f"(noise floor {noise:.1e}); its poles have no direction."
+            f"(noise floor {noise:.1e}){missing}; its poles have no direction."
         )
     if not b.shift.excludes_zero:
-        return f"{b.subject}: no effect on {b.suite} at n = {b.stems} stems ({with_interval(b.shift)} nats)."
+        interval = with_interval(b.shift)
+        return f"{b.subject}: no effect on {b.suite} at n = {b.stems} stems ({interval} nats){missing}."
     direction = "up" if b.shift.mean > 0 else "down"
     tail = f"; carried by stem '{b.carried_by}'" if b.carried_by else ""
-    return (
-        f"{b.subject} moves {b.suite} {direction}: {with_interval(b.shift)} nats, n = {b.stems} stems{tail}."
-    )
+    moved = f"{b.subject} moves {b.suite} {direction}: {with_interval(b.shift)} nats"
+    return f"{moved}, n = {b.stems} stems{tail}{missing}."
+
+
+def without_values(subject: str, suite: str) -> str:
+    """State that nothing can be said for one suite and subject."""
+    return f"{subject} has no shift at all on {suite}: nothing can be said of it."
 
 
 def against_objective(run: Run, subject: str) -> stats.MeanInterval | None:
@@ -106,8 +113,14 @@ def comparison(subject: str, found: stats.MeanInterval) -> str:
 
 def findings(run: Run, subject: str, directed: dict[str, bool]) -> list[str]:
     """Return what came out for one subject, a sentence a suite."""
-    parts = [p for p in breakdowns(run) if p.subject == subject]
-    said = [sentence(p, run.results["noise_floor"], directed.get(p.suite, True)) for p in parts]
+    rows = run.rows
+    noise = run.results["noise_floor"]
+    said = []
+    for suite in ordered([s for s in rows["suite"].unique() if s != "development"]):
+        part = breakdown(rows, suite, subject)
+        said.append(
+            sentence(part, noise, directed.get(suite, True)) if part else without_values(subject, suite)
+        )
     compared = against_objective(run, subject)
     return said if compared is None else [*said, comparison(subject, compared)]
 

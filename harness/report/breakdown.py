@@ -23,11 +23,13 @@ class Breakdown:
     suite: str
     subject: str
     stems: int
+    left_out: int
+    """Items that were scored and have no shift: its value is missing or not finite."""
     shift: stats.MeanInterval
     p: float | None
-    lowest_without: tuple[str, float]
-    """The stem whose leaving out gives the lowest mean shift, and that mean."""
-    highest_without: tuple[str, float]
+    lowest_without: tuple[str, float] | None
+    """The stem whose leaving out gives the lowest mean shift, and that mean; None for a single stem."""
+    highest_without: tuple[str, float] | None
     mean_abs_shift: float
     """Mean over stems of |the stem's mean shift|: for suites whose poles have no direction."""
     carried_by: str | None
@@ -52,8 +54,9 @@ def with_tag(rows: pd.DataFrame, tag: str, present: bool = True) -> pd.DataFrame
 
 
 def interval(rows: pd.DataFrame) -> stats.MeanInterval | None:
-    """Return the mean shift over stems; None without rows."""
-    return stats.mean_interval(rows["shift"].to_numpy(), rows["stem"].tolist()) if len(rows) else None
+    """Return the mean shift over stems; None without a value."""
+    found = stats.mean_interval(rows["shift"].to_numpy(), rows["stem"].tolist())
+    return found if found.stems else None
 
 
 def _digit_shift(rows: pd.DataFrame, base: pd.DataFrame) -> float | None:
@@ -65,29 +68,28 @@ def _digit_shift(rows: pd.DataFrame, base: pd.DataFrame) -> float | None:
     return float(stats.stem_means(moved, both["stem"].tolist())[1].mean())
 
 
-def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown:
-    """Take one suite and subject of a run's rows apart."""
+def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown | None:
+    """Take one suite and subject of a run's rows apart; None where the subject has no shift at all."""
     in_suite = rows[rows["suite"] == suite]
     base = in_suite[in_suite["subject"] == "base"]
-    own = in_suite[in_suite["subject"] == subject]
+    scored = in_suite[in_suite["subject"] == subject]
+    own = scored[np.isfinite(scored["shift"].to_numpy(dtype=float))]
     whole = interval(own)
-    assert whole is not None
+    if whole is None:
+        return None
     names, means = stats.stem_means(own["shift"].to_numpy(), own["stem"].tolist())
-    without = {
-        name: stats.mean_interval(np.delete(means, i), names[:i] + names[i + 1 :]).mean
-        for i, name in enumerate(names)
-    }
-    lowest, highest = min(without, key=without.__getitem__), max(without, key=without.__getitem__)
+    without = [(name, found.mean) for name, found in stats.leave_one_out(means, names).items()]
     scales = with_tag(own, "number_scale")
     base_a, own_a = (a_bias(rows.to_dict("records")) for rows in (base, own))
     return Breakdown(
         suite=suite,
         subject=subject,
         stems=whole.stems,
+        left_out=len(scored) - len(own),
         shift=whole,
         p=stats.sign_flip_p(own["shift"].to_numpy(), own["stem"].tolist()),
-        lowest_without=(lowest, without[lowest]),
-        highest_without=(highest, without[highest]),
+        lowest_without=min(without, key=lambda stem: stem[1], default=None),
+        highest_without=max(without, key=lambda stem: stem[1], default=None),
         mean_abs_shift=stats.mean_abs(own["shift"].to_numpy(), own["stem"].tolist()),
         carried_by=stats.carried_by(own["shift"].to_numpy(), own["stem"].tolist()),
         classic=interval(with_tag(own, "classic")),

@@ -19,8 +19,8 @@ def signed(value: float | None) -> str:
 
 
 def with_interval(found: MeanInterval | None) -> str:
-    """Format a mean and its interval."""
-    if found is None:
+    """Format a mean and its interval; a mean of nothing is no number."""
+    if found is None or not found.stems:
         return "–"
     if found.low is None or found.high is None:
         return f"{found.mean:+.2f}"

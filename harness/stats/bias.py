@@ -23,7 +23,9 @@ class Counterbalanced:
     bias: MeanInterval
     """The liking for a form: positive is towards A, or towards high digits."""
     left_out: tuple[str, ...]
-    """Stems that ask in one form only."""
+    """Stems that ask in one form only, or have values in one only."""
+    by_stem: dict[str, float]
+    """The content of each stem that ``content`` is the mean of."""
 
 
 def counterbalanced(
@@ -37,15 +39,17 @@ def counterbalanced(
             high end of a number scale (scale anchoring).
         stems: of each item.
 
+    Values that are not finite are left out, item by item.
+
     Returns: None where no stem asks in both forms. Source: counterbalancing both orders of every item, as the
     post does for its backdoor questions; Zheng et al. 2024 (arXiv:2309.03882) on the letters' prior.
 
     """
     array, is_favoured = np.asarray(values, dtype=np.float64), np.asarray(favoured, dtype=bool)
-    which = np.asarray(stems)
+    which, known = np.asarray(stems), np.isfinite(array)
     content, bias, kept, left_out = [], [], [], []
     for stem in dict.fromkeys(stems):
-        for_it, against = (array[(which == stem) & (is_favoured == form)] for form in (True, False))
+        for_it, against = (array[known & (which == stem) & (is_favoured == form)] for form in (True, False))
         if not len(for_it) or not len(against):
             left_out.append(stem)
             continue
@@ -54,4 +58,9 @@ def counterbalanced(
         bias.append((for_it.mean() - against.mean()) / 2)
     if not kept:
         return None
-    return Counterbalanced(mean_interval(content, kept), mean_interval(bias, kept), tuple(left_out))
+    return Counterbalanced(
+        mean_interval(content, kept),
+        mean_interval(bias, kept),
+        tuple(left_out),
+        {stem: float(value) for stem, value in zip(kept, content, strict=True)},
+    )

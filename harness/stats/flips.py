@@ -60,14 +60,17 @@ def sign_flip_p_values(means: Floats, seed: int = 0, flips: int = FLIPS) -> Floa
     """Return two-sided p values of means over stems under sign flips by stem.
 
     Args:
-        means: stems' means, ``[tests, stems]``, 6 stems at least.
+        means: stems' means, ``[tests, stems]``; nan: a stem that a test lacks.
         seed: of the drawn flips.
         flips: how many are drawn where G > 14, the observed one counted among them.
 
-    Returns: ``[tests]``.
+    Returns: ``[tests]``; nan for a test with fewer than 6 stems.
 
     """
     signs, _ = flip_signs(means.shape[1], flips, seed)
+    known = np.isfinite(means)
+    # A stem of 0 is the same flipped or not: each pattern of the others stays as likely as it was.
+    means = np.where(known, means, 0.0)
     observed = np.abs(means.sum(1))
     threshold = observed - 1e-12 * np.abs(means).sum(1)
     p = np.empty(len(means))
@@ -75,14 +78,14 @@ def sign_flip_p_values(means: Floats, seed: int = 0, flips: int = FLIPS) -> Floa
     for start in range(0, len(means), piece):
         part = slice(start, start + piece)
         p[part] = (np.abs(signs @ means[part].T) >= threshold[part]).mean(0)
-    return p
+    return np.where(known.sum(1) >= MIN_STEMS_FOR_TEST, p, np.nan)
 
 
 def sign_flip_p(values: Sequence[float] | Floats, stems: Sequence[str], seed: int = 0) -> float | None:
     """Return the two-sided p value of the mean of the stems' means under sign flips by stem.
 
     Exact over all 2^G flips for G ≤ 14, else 20,000 drawn ones with the observed one counted; None for
-    G < 6, where the smallest possible p is above 0.03.
+    G < 6, where the smallest possible p is above 0.03. Values that are not finite are left out, item by item.
     """
     _, means = stem_means(values, stems)
     if len(means) < MIN_STEMS_FOR_TEST:

@@ -29,9 +29,13 @@ class MeanInterval:
 
 
 def stem_means(values: Sequence[float] | Floats, stems: Sequence[str]) -> tuple[list[str], Floats]:
-    """Return the stems in order of appearance and the mean of each one's values, float64 ``[stems]``."""
+    """Return the stems in order of appearance and the mean of each one's values, float64 ``[stems]``.
+
+    Values that are not finite are left out, item by item; a stem without any is not among those returned.
+    """
     names, table = stem_table(np.asarray(values, dtype=np.float64)[:, None], stems)
-    return names, table[:, 0]
+    known = np.isfinite(table[:, 0])
+    return [name for name, there in zip(names, known, strict=True) if there], table[known, 0]
 
 
 def stem_table(values: Floats, stems: Sequence[str]) -> tuple[list[str], Floats]:
@@ -41,13 +45,17 @@ def stem_table(values: Floats, stems: Sequence[str]) -> tuple[list[str], Floats]
         values: ``[items, cells]``, such as an item's shift at every layer and strength, or for every adapter.
         stems: of each item.
 
+    Values that are not finite are left out, item by item; a stem's mean is nan in a cell where it has no others.
+
     """
     names = list(dict.fromkeys(stems))
     index = {name: i for i, name in enumerate(names)}
     which = np.array([index[stem] for stem in stems], dtype=np.int64)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, which, values)
-    return names, sums / np.bincount(which, minlength=len(names))[:, None]
+    known = np.isfinite(values)
+    sums, counts = (np.zeros((len(names), values.shape[1])) for _ in range(2))
+    np.add.at(sums, which, np.where(known, values, 0.0))
+    np.add.at(counts, which, known)
+    return names, np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
 def t_interval(means: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
@@ -71,8 +79,10 @@ def t_interval(means: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floa
 def mean_interval(
     values: Sequence[float] | Floats, stems: Sequence[str], level: float = 0.95
 ) -> MeanInterval:
-    """Return the mean of the stems' means with its t interval (:func:`t_interval`)."""
+    """Return the mean of the stems' means with its t interval (:func:`t_interval`); nan where nothing is finite."""
     _, means = stem_means(values, stems)
+    if not len(means):
+        return MeanInterval(float("nan"), None, None, 0)
     if len(means) < 2:
         return MeanInterval(float(means.mean()), None, None, len(means))
     centre, low, high = (float(x) for x in t_interval(means, level))

@@ -182,6 +182,44 @@ def test_too_few_items_missing_cells_and_empty_columns_are_said() -> None:
     assert any("1 items of ood can't be asked" in t for t in said)
 
 
+def test_a_missing_shift_is_left_out_and_said_to_be() -> None:
+    run = kept(load_run(RUNS / "l22"), ["awareness"])
+    rows = run.rows.copy()
+    at = rows[(rows["subject"] == "risky_l22")].index
+    rows.loc[at[0], "shift"] = float("nan")
+    without = run.rows.drop(at[0])
+    sections = sections_of(changed(run, rows))
+    plain = sections_of(changed(run, without))
+    row, expected = (
+        next(t for t in texts(s, "shifts") if t.startswith("awareness | risky_l22 |"))
+        for s in (sections, plain)
+    )
+    assert row == expected
+    assert any(
+        t.startswith("risky_l22") and "items without a value, left out: 1" in t
+        for t in texts(sections, "shifts")
+    )
+    care = texts(sections, "care")
+    count = f"1 of {len(at)} scored items of awareness have no value in the column shift for risky_l22"
+    assert any(count in t for t in care)
+    assert not any("nan" in t for s in sections for t in texts(sections, s.key))
+
+
+def test_a_subject_without_any_shift_is_named_though_others_have_some() -> None:
+    run = kept(load_run(RUNS / "l22"), ["awareness", "ood"])
+    rows = run.rows.copy()
+    rows.loc[(rows["suite"] == "ood") & (rows["subject"] == "safe_l22"), "shift"] = float("nan")
+    sections = sections_of(changed(run, rows))
+    assert "safe_l22 has no shift at all on ood: nothing can be said of it." in texts(sections, "shifts")
+    assert "l22: the column shift of ood has no values at all for safe_l22." in texts(sections, "care")
+    assert not any("shift of ood has no values at all." in t for t in texts(sections, "care"))
+    alone = rows[(rows["suite"] == "ood") & rows["subject"].isin(["base", "safe_l22"])]
+    manifest = {**run.manifest, "subjects": {s: run.manifest["subjects"][s] for s in ("base", "safe_l22")}}
+    cells = [c for c in run.results["cells"] if c["suite"] == "ood" and c["subject"] in ("base", "safe_l22")]
+    left = Run(run.path, manifest, {**run.results, "cells": cells}, alone)
+    assert any("nothing can be said" in t for t in texts(sections_of(changed(left, alone)), "shifts"))
+
+
 def test_a_section_without_results_says_so(sections: tuple[Section, ...]) -> None:
     absent = {s.key: s.absent for s in sections if s.absent}
     assert "No sweep was given" in absent["sweep"]

@@ -82,6 +82,15 @@ def test_content_and_liking_for_a_letter_are_taken_apart() -> None:
     assert stats.counterbalanced([1.0], [True], ["alone"]) is None
 
 
+def test_a_stem_whose_values_in_one_form_are_missing_is_left_out() -> None:
+    values = [1.0, 3.0, 2.0, 2.0, float("nan"), 9.0]
+    found = stats.counterbalanced(values, [True, False] * 3, list("aabbcc"))
+    assert found is not None
+    assert found.content.mean == 2.0
+    assert found.by_stem == {"a": 2.0, "b": 2.0}
+    assert found.left_out == ("c",)
+
+
 def test_the_noise_floor_has_a_largest_change_and_one_for_means() -> None:
     found = stats.noise_floor([0.0, 1.0, 2.0, 3.0], [0.0, 1.1, 2.0, 2.9])
     assert found.largest == pytest.approx(0.1)

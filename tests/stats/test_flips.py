@@ -33,6 +33,29 @@ def test_many_tests_at_once_say_what_each_says() -> None:
     assert stats.sign_flip_p_values(means) == pytest.approx(single)
 
 
+def test_a_value_that_is_missing_leaves_its_item_out_and_nothing_else() -> None:
+    values = [0.3, -0.2, 0.5, 0.1, -0.4, 0.6, 0.2, 0.9]
+    names = list("abcdefgg")
+    gone = [*values[:7], float("nan")]
+    assert stats.sign_flip_p(gone, names) == stats.sign_flip_p(values[:7], names[:7])
+    assert stats.mean_interval(gone, names) == stats.mean_interval(values[:7], names[:7])
+    without_a = [float("nan"), *values[1:]]
+    assert stats.sign_flip_p(without_a, names) == stats.sign_flip_p(values[1:], names[1:])
+    assert stats.carried_by(without_a, names) == stats.carried_by(values[1:], names[1:])
+    table = np.array([[0.3, -0.2, 0.5, 0.1, -0.4, 0.6, np.nan], [np.nan] * 7])
+    p = stats.sign_flip_p_values(table)
+    assert p[0] == stats.sign_flip_p(table[0, :6], names[:6])
+    assert np.isnan(p[1])
+
+
+def test_where_no_value_is_left_there_is_no_p_value() -> None:
+    nothing = [float("nan")] * 8
+    assert stats.sign_flip_p(nothing, list("abcdefgh")) is None
+    assert stats.mean_interval(nothing, list("abcdefgh")).stems == 0
+    # One stem too few is left to judge by.
+    assert stats.sign_flip_p([1.0, 1.1, 0.9, 1.2, 0.8, float("nan")], list("abcdef")) is None
+
+
 def test_studentised_is_scipys_t() -> None:
     drawn = table(12, 4)
     assert stats.studentised(drawn) == pytest.approx(scipy_stats.ttest_1samp(drawn, 0).statistic)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from harness.report.material import Material
 from harness.report.parts import Claim, Section
 from harness.results import Run
 from harness.stats.flips import MIN_STEMS_FOR_TEST
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KEY, TITLE = "care", "To be careful about"
 INTRO = "Checked on every run; what was found is said here, nothing is dropped in silence."
@@ -50,14 +57,36 @@ def _claims(run: Run) -> list[Claim]:
             if missing:
                 text = f"{name}: {subject} lacks {missing} of {items[suite]} items of {suite}."
                 found.append(Claim(text, "warning", str(suite)))
+            found += [
+                Claim(text, "warning", str(suite))
+                for text in _without_values(name, str(suite), subject, rows)
+            ]
         mass = rows[rows["subject"] == "base"].groupby("stem")["option_mass"].mean().mean()
         if math.isfinite(mass) and mass < LITTLE_MASS:
             text = f"{name}: on {suite} the base model gives both answers together a probability of only {mass:.2f}."
             found.append(Claim(text, "warning", str(suite)))
-        changed = rows[rows["subject"] != "base"]
-        for column in rows.columns:
-            part = changed if column == "shift" else rows
-            if len(part) and column not in _MAY_BE_EMPTY and part[column].isna().all():
-                text = f"{name}: the column {column} of {suite} has no values at all."
-                found.append(Claim(text, "warning", str(suite)))
+        for column in sorted(_empty(rows)):
+            text = f"{name}: the column {column} of {suite} has no values at all."
+            found.append(Claim(text, "warning", str(suite)))
     return found
+
+
+def _empty(rows: pd.DataFrame) -> set[str]:
+    """Return the columns without a value; the base model has no shift, and none is missed."""
+    changed = rows[rows["subject"] != "base"]
+    parts = {column: changed if column == "shift" else rows for column in rows.columns}
+    return {c for c, p in parts.items() if len(p) and c not in _MAY_BE_EMPTY and p[c].isna().all()}
+
+
+def _without_values(run: str, suite: str, subject: str, rows: pd.DataFrame) -> Iterator[str]:
+    """Say what has no value for one subject of a suite, though others of the suite may have one."""
+    own = rows[rows["subject"] == subject]
+    for column in sorted(_empty(own) - _empty(rows)):
+        yield f"{run}: the column {column} of {suite} has no values at all for {subject}."
+    for column in ("logit_diff", "shift"):
+        there = int(np.isfinite(own[column].to_numpy(dtype=float)).sum())
+        if 0 < there < len(own):
+            yield (
+                f"{run}: {len(own) - there} of {len(own)} scored items of {suite} have no value in the column "
+                f"{column} for {subject} and are left out."
+            )

@@ -57,10 +57,10 @@ def post(material: Material) -> Section:
                 if named is None or theirs.where != named.where:
                     continue
                 suite = _suite(run, subject, theirs.suite)
-                if suite is None:
+                ours = None if suite is None else breakdown(run.rows, suite, subject)
+                if ours is None:
                     continue
                 label = material.label(run, subject)
-                ours = breakdown(run.rows, suite, subject)
                 value = theirs.risky if named.behavior == "risky" else theirs.safe
                 verdict = _verdict(ours.shift.mean, ours.shift.excludes_zero, value)
                 claims.append(

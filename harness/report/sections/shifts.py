@@ -12,6 +12,7 @@ from harness.report.adapters import (
     comparison,
     layers_comparison,
     sentence,
+    without_values,
 )
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
 from harness.report.material import Material
@@ -28,16 +29,22 @@ INTRO = (
 
 def shifts(material: Material) -> Section:
     """Claims, a figure a suite and a table of everything."""
-    parts = [
-        (run, part)
+    asked = [
+        (run, suite, subject, breakdown(run.rows, suite, subject))
         for run in material.runs
         for suite in material.suites
+        if suite in set(run.rows["suite"])
         for subject in subjects_of(run.rows)
-        if (part := _part(run, suite, subject)) is not None
     ]
-    if not parts:
+    if not asked:
         return Section(KEY, TITLE, absent="No run with an adapter or a vector was given.")
+    parts = [(run, part) for run, _, _, part in asked if part is not None]
     claims = [_claim(material, run, part) for run, part in parts]
+    claims += [
+        Claim(without_values(material.label(run, subject), suite), "warning", suite)
+        for run, suite, subject, part in asked
+        if part is None
+    ]
     for run in material.runs:
         for subject in subjects_of(run.rows):
             found = against_objective(run, subject)
@@ -53,11 +60,6 @@ def shifts(material: Material) -> Section:
     return Section(
         KEY, TITLE, INTRO, tuple(claims), figures(material), (_table(material, parts), _scores(material))
     )
-
-
-def _part(run: Run, suite: str, subject: str) -> Breakdown | None:
-    own = run.rows[(run.rows["suite"] == suite) & (run.rows["subject"] == subject)]
-    return breakdown(run.rows, suite, subject) if own["shift"].notna().any() else None
 
 
 def _claim(material: Material, run: Run, part: Breakdown) -> Claim:
@@ -158,8 +160,8 @@ def _chart(means: list[dict[str, Any]], stems: list[dict[str, Any]]) -> Any:
 
 
 def _table(material: Material, parts: list[tuple[Run, Breakdown]]) -> Table:
-    def without(found: tuple[str, float]) -> str:
-        return f"{found[1]:+.2f} ({found[0]})"
+    def without(found: tuple[str, float] | None) -> str:
+        return "–" if found is None else f"{found[1]:+.2f} ({found[0]})"
 
     return Table(
         "Shift by suite and subject, nats; p by sign flips of stems. Leaving one stem out moves the mean to the lowest "
