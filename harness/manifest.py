@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,10 @@ def make_manifest(run_id: str, config: RunConfig, plan: Plan, engine: Engine) ->
                 "trained_sign": subject.trained_sign,
             }
             for subject in plan.subjects
+        },
+        # Apart from the subjects, which have to be the same to go on with a run: records don't change numbers.
+        "trained": {
+            subject.name: asdict(subject.trained) for subject in plan.subjects if subject.trained is not None
         },
     }
 

@@ -11,6 +11,7 @@ from harness.adapters import Adapter, adapter_folders, load_adapter
 from harness.errors import InputError, unknown
 from harness.modelinfo import ModelInfo
 from harness.spec import SteeringSpec, Term
+from harness.trained import TrainedAs, read_trained
 from harness.vectors import CONFIG as VECTOR_CONFIG
 from harness.vectors import SteeringVector, check_base, read_vector, vector_folders
 
@@ -33,6 +34,8 @@ class Subject:
     name: str
     adapter: Adapter | None = None
     steering: tuple[Steered, ...] = ()
+    trained: TrainedAs | None = None
+    """What its training record says; of several terms the first that has one, a backdoor's before all."""
 
     @property
     def is_base(self) -> bool:
@@ -123,7 +126,10 @@ def subject_folders(name: str, folders: list[Path], model: ModelInfo) -> list[Pa
 def _subject(name: str, folders: list[Path], model: ModelInfo, digest: str | None) -> Subject:
     adapters: list[Adapter] = []
     steering: list[Steered] = []
+    records: list[TrainedAs] = []
     for term, place in _places(name, folders, model):
+        if (record := read_trained(place)) is not None:
+            records.append(record)
         if (place / VECTOR_CONFIG).is_file():
             vector = read_vector(place)
             check_base(vector, model, digest)
@@ -136,7 +142,8 @@ def _subject(name: str, folders: list[Path], model: ModelInfo, digest: str | Non
         raise InputError(
             f"'{name}' names {len(adapters)} LoRA adapters; one goes with any number of vectors."
         )
-    return Subject(name, adapters[0] if adapters else None, tuple(steering))
+    trained = min(records, key=lambda record: record.kind != "backdoor", default=None)
+    return Subject(name, adapters[0] if adapters else None, tuple(steering), trained)
 
 
 def _places(name: str, folders: list[Path], model: ModelInfo) -> list[tuple[Term, Path]]:

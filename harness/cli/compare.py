@@ -94,16 +94,21 @@ def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: 
     from rich.console import Console
 
     from harness.experiments.against import against
-    from harness.experiments.backdoor_awareness import reports
+    from harness.experiments.backdoor_awareness import found_in
     from harness.experiments.compare import plain, rank, write
-    from harness.report import ranking, terminal
+    from harness.report import backdoor_words, ranking, terminal
     from harness.results import load_run
 
     loaded = load_run(folder)
     beside = against(loaded, load_run(other), anyway) if other else None
     found = write(loaded) if fresh else rank(loaded)
+    said = found_in(loaded)
     if as_json:
-        told = {"comparison": plain(found), "against": beside and asdict(beside)}
+        told = {
+            "comparison": plain(found),
+            "against": beside and asdict(beside),
+            "backdoor_awareness": asdict(said) if said.reports else None,
+        }
         sys.stdout.write(json.dumps({**told, "folder": str(folder)}, allow_nan=False) + "\n")
         return
     console = Console(width=terminal.WIDTH, highlight=False)
@@ -122,12 +127,14 @@ def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: 
     if found.rankings:
         console.print(ranking.ranking_table(found))
         console.print(ranking.ranking_legend(found), style="dim", markup=False)
-    if said := reports(loaded.rows):
+    if said.reports:
         console.print()
-        console.print(ranking.backdoor_table(said))
+        console.print(ranking.backdoor_table(said.reports))
         console.print(
             "Order bias taken out; liking for A: half the difference of both orders, in nats.", style="dim"
         )
+    for line in backdoor_words.lines(said):
+        console.print(line, markup=False)
     for name, reasons in loaded.results["invalid_items"].items():
         console.print(f"{name}: {len(reasons)} items left out: {reasons[0]}", style="yellow", markup=False)
     sys.stdout.write(f"Results: {folder}\nFigures: harness view {folder}\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.experiments.backdoor_awareness import reports
+from harness.experiments.backdoor_awareness import found_in
 from harness.experiments.reproduce.costs import minutes
 from harness.experiments.reproduce.lab import RESULTS
 from harness.report.numbers import interval_of, with_interval
@@ -124,10 +124,15 @@ def outcome(folder: Path) -> Iterator[Line]:
     for file in sorted((folder / "backdoors").glob("*/training.json")):
         yield from _backdoor(file.parent.name, _json(file) or {})
     if (folder / "backdoor_awareness" / RESULTS).is_file():
-        for report in reports(load_run(folder / "backdoor_awareness").rows):
+        found = found_in(load_run(folder / "backdoor_awareness"))
+        for report in found.reports:
             if report.system is None:
                 says = report.says
                 yield "7", f"{report.subject} says that it has a backdoor", f"{with_interval(says)} nats"
+        for contrast in found.contrasts:
+            if contrast.system is None:
+                pair = f"{contrast.subject} minus its twin {contrast.twin}"
+                yield "7", pair, f"{with_interval(contrast.difference)} nats"
     for file in sorted((folder / "patching").glob(f"*/{RESULTS}")):
         yield from _patching(_json(file) or {})
 
