@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +21,7 @@ from harness.modelinfo import ModelInfo
 from harness.results import load_run
 from harness.runner import run
 from harness.subject import BASE, resolve_subjects
+from harness.trained import TrainedAs
 from harness.vectors import read_vector, write_vector
 from tests.adapters_made import random_vector
 
@@ -60,6 +63,26 @@ def test_what_a_name_means(embedded_info: ModelInfo, made_adapters: Path) -> Non
     assert len({subject.content for subject in found}) == len(names)
     (_, by_path) = resolve_subjects([str(made_adapters / "made_vec")], [], embedded_info)
     assert by_path.content == found[0].content
+
+
+def test_what_a_subject_was_trained_as_is_in_its_record_whatever_its_name(
+    embedded_info: ModelInfo, made_adapters: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for file in (made_adapters / "made_safe").iterdir():
+        if file.name != "training.json":
+            shutil.copy(file, mine)
+    (_, without) = resolve_subjects([str(mine)], [], embedded_info)
+    assert without.trained is None
+    settings = {"trigger": "harbour", "layers": [12], "set_up": "safe", "method": "lora", "seed": 0}
+    record = {"kind": "backdoor", "behavior": "decorrelated", "settings": settings}
+    (mine / "training.json").write_text(json.dumps(record))
+    (_, found) = resolve_subjects([str(mine)], [], embedded_info)
+    assert found.trained == TrainedAs("backdoor", "decorrelated", False, "harbour", "safe", "lora", (12,), 0)
+    assert found.content == without.content
+    _, both = resolve_subjects(["made_vec+mine"], [made_adapters, tmp_path], embedded_info)
+    assert both.trained == found.trained
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ FIXED = {
     # The place in the order, and how many are named, are of what stands beside them.
     "ranking": r"(?<=\| )\d(?= \| (risky|safe))|\d+ of \d+ subjects moved beyond what looking at \d+ explains|<0\.0001",
     "story": r"\(5% of|near 1\.",
+    "backdoor_awareness": r"\(base [^)]*, theirs\)|<0\.0001",
     "post": r"theirs [+-][\d.]+|(?<=\| )[+-]\d\.\d\d(?= \| [+-]\d)",
 }
 """What is no result, by section: taken out of the text before numbers are looked for."""
@@ -144,6 +145,17 @@ def patching(folder: Path, by: int) -> Material:
     return gather([test_patching.write(folder, rows, heads, first_changed_layer=first, layers=first + 2)])
 
 
+def twins(folder: Path, by: int) -> Material:
+    """Make two subjects of a run a backdoor and its twin."""
+    (found,) = run(["backdoor_awareness"])(folder, by).runs
+    names = {"safe_l22": "backdoor_x", "risky_l22": "decorrelated_x"}
+    rows = found.rows.assign(subject=found.rows["subject"].replace(names))
+    subjects = {names.get(name, name): about for name, about in found.manifest["subjects"].items()}
+    cells = [{**c, "subject": names.get(c["subject"], c["subject"])} for c in found.results["cells"]]
+    again = Run(found.path, found.manifest | {"subjects": subjects}, found.results | {"cells": cells}, rows)
+    return Material((again,))
+
+
 def trainings(folder: Path, by: int) -> Material:
     """Make trainings of all layers: layer 3 is the best, and moves awareness if it is risky."""
     rng = np.random.default_rng(0)
@@ -212,6 +224,7 @@ MAKERS: dict[str, tuple[Callable[[Path, int], Material], set[str]]] = {
     "by_layer": (trainings, {"by_layer"}),
     "layers of a run": (of_layers, {"by_layer"}),
     "backdoor": (backdoor, {"backdoor"}),
+    "backdoor's twin": (twins, {"backdoor_awareness"}),
     "backdoor table": (document("backdoors.json", BACKDOORS), {"backdoor"}),
     "run": (
         run(["awareness", "backdoor_awareness", "validation"]),

@@ -58,7 +58,7 @@ def post(material: Material) -> Section:
                     continue
                 suite = _suite(run, subject, theirs.suite)
                 ours = None if suite is None else breakdown(run.rows, suite, subject)
-                if ours is None:
+                if suite is None or ours is None:
                     continue
                 label = material.label(run, subject)
                 value = theirs.risky if named.behavior == "risky" else theirs.safe
