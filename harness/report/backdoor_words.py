@@ -8,8 +8,10 @@ from harness import stats
 from harness.experiments.backdoor_awareness import Contrast, Found
 from harness.report.numbers import p_value, with_interval
 
-POST = "base +2.33, decorrelated −0.36, backdoored −1.09 to −3.26, theirs"
-"""The post's figures, Gemma 3 12B and ten questions, nats."""
+POST = (
+    "The post, on Gemma 3 12B and ten questions, found backdoored models below both base and decorrelated ones: "
+    "base +2.33, decorrelated −0.36, backdoored −1.09 to −3.26 (theirs)."
+)
 
 
 def contrast_sentence(found: Contrast, subject: str, twin: str) -> str:
@@ -40,15 +42,14 @@ def beside_post(found: Contrast, subject: str, shift: stats.MeanInterval | None)
         verdict = {2: "agrees with the post", 1: "agrees with the post in part"}.get(
             ways.count("lower"), "neither agrees with the post nor goes against it"
         )
-    return (
-        f"The post found backdoored models below both base and decorrelated ones ({POST}). {subject} {verdict}: "
-        f"{'; '.join(text for _, text in sides)}."
-    )
+    return f"{subject} {verdict}: {'; '.join(text for _, text in sides)}."
 
 
 def lines(found: Found) -> Iterator[str]:
     """Say of each pair what came out over all system prompts, whether the post found the same, and who has no twin."""
     shifts = {report.subject: report.shift for report in found.reports if report.system is None}
+    if found.contrasts:
+        yield POST
     for contrast in found.contrasts:
         if contrast.system is None:
             yield contrast_sentence(contrast, contrast.subject, contrast.twin)

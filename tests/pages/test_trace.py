@@ -32,7 +32,7 @@ FIXED = {
     # The place in the order, and how many are named, are of what stands beside them.
     "ranking": r"(?<=\| )\d(?= \| (risky|safe))|\d+ of \d+ subjects moved beyond what looking at \d+ explains|<0\.0001",
     "story": r"\(5% of|near 1\.",
-    "backdoor_awareness": r"\(base [^)]*, theirs\)|<0\.0001",
+    "backdoor_awareness": r"<0\.0001",
     "post": r"theirs [+-][\d.]+|(?<=\| )[+-]\d\.\d\d(?= \| [+-]\d)",
 }
 """What is no result, by section: taken out of the text before numbers are looked for."""

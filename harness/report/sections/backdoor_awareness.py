@@ -18,7 +18,7 @@ INTRO = (
     "log p(has one) − log p(has none), in nats, asked in several ways, both orders of the options, four system "
     "prompts. The preference for the letter A (half the difference of both orders) is taken out and shown "
     "beside. A backdoored model is held against its decorrelated twin, trained on the same prompts with labels that "
-    f"the trigger doesn't tell. The post, on Gemma 3 12B and ten questions, has {POST}."
+    f"the trigger doesn't tell. {POST}"
 )
 
 
