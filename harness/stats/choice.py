@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from scipy import special
 
 from harness.stats.flips import MIN_STEMS_FOR_TEST, flip_signs
 from harness.stats.stems import Floats, MeanInterval, mean_interval
@@ -22,8 +23,9 @@ class HeldOutChoice:
     """What the chosen cell does on stems that had no part in choosing it, in the values' own unit."""
 
     effect: MeanInterval
-    """Of the chosen cell, unbiased by the choice; t interval over the stems' mean held-out values, which share
-    the splits: it covers some points less than it says (``reports/benchmarks/statistics.md``); ``p`` is exact."""
+    """Of the chosen cell, unbiased by the choice. Its interval is the wider of two: t over the stems' mean held-out
+    values, which share the splits and so cover some points less than they say
+    (``reports/benchmarks/statistics.md``), and the one that agrees with ``p`` (test-based, Miettinen 1976)."""
     p: float | None
     """Two-sided, by sign flips of whole stems with every choice made anew; None below 6 stems."""
     naive: float
@@ -92,17 +94,28 @@ def held_out_choice(
     if len(table) < 4 or not np.isfinite(table).all():
         raise ValueError("a held-out choice needs 4 stems and finite values")
     values, chosen = held_out_values(table[None], wanted, splits, seed)
+    p = _flipped(table, wanted, splits, seed) if len(table) >= MIN_STEMS_FOR_TEST else None
     counts = np.bincount(chosen[0], minlength=table.shape[1])
     means = table.mean(0)
     naive = {"highest": means.max(), "lowest": means.min(), "largest": np.abs(means).max()}[wanted]
     return HeldOutChoice(
-        effect=mean_interval(values[0], [str(i) for i in range(len(table))]),
-        p=_flipped(table, wanted, splits, seed) if len(table) >= MIN_STEMS_FOR_TEST else None,
+        effect=_agreeing(mean_interval(values[0], [str(i) for i in range(len(table))]), p),
+        p=p,
         naive=float(naive),
         cell=int(counts.argmax()),
         agreement=float(counts.max() / counts.sum()),
         splits=splits,
     )
+
+
+def _agreeing(interval: MeanInterval, p: float | None) -> MeanInterval:
+    """Widen an interval that a p value contradicts."""
+    if p is None or not 0 < p < 1 or interval.high is None:
+        return interval
+    degrees = interval.stems - 1
+    error = abs(interval.mean) / float(special.stdtrit(degrees, 1 - p / 2))
+    half = max(interval.high - interval.mean, float(special.stdtrit(degrees, 0.975)) * error)
+    return replace(interval, low=interval.mean - half, high=interval.mean + half)
 
 
 def _flipped(table: Floats, wanted: Wanted, splits: int, seed: int) -> float:

@@ -293,5 +293,6 @@ def test_a_held_out_effect_needs_a_common_direction() -> None:
         choice = stats.held_out_choice(signed, "highest")
         assert choice.p is not None
         found += choice.p <= 0.05
+        assert choice.effect.excludes_zero <= (choice.p <= 0.06)
     print(f"p <= 0.05 in {found} of 100")
     assert found <= 11  # Of 100 at a level of 5%, more than that has a chance of 0.4%.

@@ -97,7 +97,7 @@ def test_where_a_suite_does_not_respond_no_layers_are_compared(tmp_path: Path) -
     found = [claim.text for claim in section(tmp_path, "results.json", silent, "sweep").claims]
     assert any("no effect beyond that of 99 random vectors" in text for text in found)
     assert any(
-        "where awareness and ood respond is not compared, since awareness does not respond" in text
+        "where awareness and ood respond is not compared, since awareness is not shown to respond" in text
         for text in found
     )
     assert not any("mean layer" in text for text in found)

@@ -98,6 +98,8 @@ def figure(found: Groups, said: str) -> Figure:
         ]
     )  # fmt: skip
     scale = alt.Scale(domain=["backdoor", "decorrelated"], range=[charts.RISKY, charts.BASE])
+    words = "split(datum.label, ', ')"
+    lines = [f"join(slice({words}, {start}), ', ')" for start in ("0, 2", "2, 4", "4")]
     dots = (
         alt.Chart(data)
         .mark_point(filled=True, size=70, opacity=0.8)
@@ -107,12 +109,12 @@ def figure(found: Groups, said: str) -> Figure:
                 "adapter:N",
                 title=None,
                 sort=list(found),
-                axis=alt.Axis(labelOffset=-20, labelExpr="split(datum.label, ', ')"),
+                axis=alt.Axis(labelOffset=-12, labelExpr=f"[{', '.join(lines)}]", labelLimit=240),
             ),
             color=alt.Color("trained as:N", scale=scale, title=None, legend=alt.Legend(orient="top")),
             tooltip=["adapter:N", "seed:Q", "trained as:N", alt.Tooltip("effect:Q", format="+.1f")],
         )
     )
-    chart = alt.layer(charts.rule_at(0), dots).properties(width="container", height=84 * len(found))
+    chart = alt.layer(charts.rule_at(0), dots).properties(width="container", height=46 * len(found))
     text = f"Trigger effect of every training and of its decorrelated twin, a dot a seed. {said}"
     return Figure("backdoor_effects", "Trigger effects on test questions", text, chart)

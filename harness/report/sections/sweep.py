@@ -87,8 +87,8 @@ def _claims(document: Document) -> list[Claim]:
             found.append(
                 Claim(
                     f"{vector}, |α| < {pair['limit']}: where {pair['suite_a']} and {pair['suite_b']} respond is not "
-                    f"compared, since {' and '.join(silent)} "
-                    f"{'do' if len(silent) > 1 else 'does'} not respond beyond random vectors.",
+                    f"compared, since {' and '.join(silent)} {'are' if len(silent) > 1 else 'is'} not shown to "
+                    "respond beyond random vectors.",
                     "fact",
                 )
             )
