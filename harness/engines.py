@@ -18,7 +18,7 @@ from harness.probe import prove
 from harness.prompts import load_tokenizer
 from harness.scoring import Engine
 from harness.spec import PROTOCOL
-from harness.subject import Subject, resolve_subjects
+from harness.subject import BASE_NAME, Subject, resolve_subjects, subject_folders
 from harness.vectors import SteeringVector, snapshot_vector
 
 if TYPE_CHECKING:
@@ -31,6 +31,26 @@ def adapter_dirs(folders: list[Path]) -> list[Path]:
     """Return where adapters are looked up: the given folders, then the shipped one."""
     shipped = shipped_adapters()
     return [*folders, shipped] if shipped.is_dir() else list(folders)
+
+
+def planned_subjects(config: RunConfig, report: Report) -> list[str]:
+    """Return the names of a run's subjects, base first, each looked up without an engine.
+
+    Which model a running server serves isn't known yet, so with ``base_url`` names alone are checked.
+
+    Raises:
+        InputError: an adapter that can't be used.
+
+    """
+    folders = adapter_dirs(config.adapters)
+    if config.model in MODELS:
+        prepare(config.model, report)
+    if not config.base_url:
+        return [subject.name for subject in _subjects(config.adapter, folders, config.model)]
+    info = model_info(config.model)
+    for name in config.adapter:
+        subject_folders(name, folders, info)
+    return [BASE_NAME, *(name for name in config.adapter if name != BASE_NAME)]
 
 
 @asynccontextmanager

@@ -99,6 +99,25 @@ ANY = ["--output-dir", "unused"]
     [
         (["run", "--suite", "awarenes"], 2, "Unknown suite 'awarenes'. Did you mean awareness"),
         (["run", "--suite", "awareness,awareness", "--dry-run"], 2, "given twice"),
+        (
+            ["run", "--suite", "awareness", "--adapter", "safe_l2", "--dry-run"],
+            2,
+            "Unknown adapter 'safe_l2'. Did you mean safe_l22",
+        ),
+        (
+            [
+                "run",
+                "--suite",
+                "awareness",
+                "--adapter",
+                "nonsense",
+                "--base-url",
+                "http://127.0.0.1:9",
+                "--dry-run",
+            ],
+            2,
+            "Unknown adapter 'nonsense'",
+        ),
         (["run", "--suite", "awareness", "--engine", "magic"], 2, "field 'engine' is 'magic'"),
         (["run"], 2, "field 'suite' is missing"),
         (["run", "--suite", "awareness", "--limit", "0"], 2, "greater than or equal to 1"),

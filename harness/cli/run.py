@@ -136,11 +136,19 @@ def make_config(file: Path | None, given: dict[str, Any]) -> Any:
 
 
 def print_plan(settings: Any) -> None:
-    """Say what would be scored."""
+    """Say what would be scored.
+
+    Raises:
+        InputError: a suite or a subject that can't be used.
+
+    """
+    from harness.cli.console import reporting
+    from harness.engines import planned_subjects
     from harness.plan import load_suites
 
     suites = load_suites(settings.suite, settings.limit)
-    subjects = ["base", *(name for name in settings.adapter if name != "base")]
+    with reporting() as reporter:
+        subjects = planned_subjects(settings, reporter.report)
     for suite in suites:
         typer.echo(f"{suite.name}: {len(suite.stems)} stems, {len(suite.items)} items")
     passes = len(subjects) * sum(len(suite.items) for suite in suites)
