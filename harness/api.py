@@ -158,7 +158,7 @@ def serve(model: str | None = None, adapters: Sequence[str | Path] | None = None
         steering=True,
         report=lambda _: None,
     )
-    server = launch.Server(config, launch.log_path(config.port))
+    server = launch.Server(config)
     try:
         server.wait(lambda _: None)
         _wait(serving.prove_served(config, lambda _: None))

@@ -97,7 +97,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
         vectors=tuple({s.vector.name: s.vector for subject in subjects for s in subject.steering}.values()),
         steering=launch.can_steer(info),
     )
-    server = launch.Server(server_config, launch.log_path(port))
+    server = launch.Server(server_config)
     try:
         await asyncio.to_thread(server.wait, report)
         async with _client(config, server.url) as client:

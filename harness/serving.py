@@ -124,13 +124,12 @@ async def serve(
     """
     if detach and (state := detached.detached()):
         raise InputError(f"A detached server runs at {state.url}. Stop it with: harness serve --stop")
-    log = launch.log_path(config.port)
-    server = launch.Server(config, log, detached=detach)
+    server = launch.Server(config, detached=detach)
     keep = False
     try:
         seconds = await asyncio.to_thread(server.wait, report)
         await prove_served(config, report)
-        say(f"{config.url} serves {config.info.name} ({seconds:.0f} s; log {log})")
+        say(f"{config.url} serves {config.info.name} ({seconds:.0f} s; log {server.log})")
         for adapter in config.adapters:
             say(f"  {adapter.name} as {adapter.served_name}")
         for vector in config.vectors:
@@ -142,7 +141,7 @@ async def serve(
         say("Ctrl-C stops it.")
         while server.process.poll() is None:
             await asyncio.sleep(0.2)
-        raise ServerError(f"vLLM ended with code {server.process.returncode}.{launch.why(log)}")
+        raise ServerError(f"vLLM ended with code {server.process.returncode}.{launch.why(server.log)}")
     finally:
         if not keep:
             server.stop()

@@ -217,9 +217,17 @@ def _die_with_parent() -> Callable[[], None]:
 
 
 class Server:
-    """A vLLM server process that this process started."""
+    """A vLLM server process that this process started; it logs in the cache unless told where.
 
-    def __init__(self, config: ServerConfig, log: Path, *, detached: bool = False) -> None:
+    Raises:
+        InputError: the port is in use.
+
+    """
+
+    def __init__(self, config: ServerConfig, log: Path | None = None, *, detached: bool = False) -> None:
+        # Whoever holds the port may be writing its log: that stays where it is.
+        check_port(config.host, config.port)
+        log = log or _log_path(config.port)
         self.config, self.log, self.detached = config, log, detached
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
@@ -354,7 +362,7 @@ def why(log: Path) -> str:
     return f"{cause} The last lines of {log}:{shown}" if lines else f"{cause} Its log {log} is empty."
 
 
-def log_path(port: int) -> Path:
+def _log_path(port: int) -> Path:
     """Return where a server on a port logs; the previous log is kept beside it."""
     path = cache_dir() / "logs" / f"vllm-{port}.log"
     if path.exists():

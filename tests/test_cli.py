@@ -21,6 +21,7 @@ import pytest
 import harness
 from harness.cli import app
 from harness.models import DEFAULT_MODEL
+from harness.paths import cache_dir
 from scripts.check_package import VERSIONS
 from servers import launch
 from tests.conftest import interrupted, run_cli
@@ -170,12 +171,22 @@ def test_an_unreachable_server_is_exit_code_3() -> None:
 
 
 def test_a_port_in_use_is_a_sentence(embedded_model: Path) -> None:
+    """The log of the server that has it stays its log."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = run_cli("serve", "--port", str(taken.getsockname()[1]))
-    assert done.returncode == 2
-    assert "can't be used" in done.stderr
+        port = taken.getsockname()[1]
+        log = cache_dir() / "logs" / f"vllm-{port}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("INFO answering")
+        try:
+            done = run_cli("serve", "--port", str(port))
+            assert done.returncode == 2
+            assert "can't be used" in done.stderr
+            assert log.read_text() == "INFO answering"
+        finally:
+            log.unlink(missing_ok=True)
+            log.with_suffix(".log.1").unlink(missing_ok=True)
 
 
 def test_json_stands_alone_on_stdout(server: str, made_adapters: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def own_server(folder: Path, subjects: list[str]) -> Iterator[tuple[str, Path]]:
         report=lambda text: print(text, file=sys.stderr),
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    server = launch.Server(config, launch.log_path(config.port))
+    server = launch.Server(config)
     try:
         server.wait()
         yield server.url, folder

@@ -210,7 +210,7 @@ class Lab:
             wrap=vllm_modules(modules, info),
             steering=launch.can_steer(info),
         )
-        return launch.Server(config, launch.log_path(port))
+        return launch.Server(config)
 
     async def close(self) -> None:
         """Stop the server, if one runs."""
