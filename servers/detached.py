@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness.errors import InputError
 from harness.paths import cache_dir
-from servers.launch import Server, runs, stop_group
+from servers.launch import Server, stop_group
+from servers.processes import began, runs
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class DetachedServer:
     model: str
     log: str
     started: float
+    process_started: str | None = None
+    """When its process began, as the system says: another may have its pid by now. None in older files."""
 
     @property
     def alive(self) -> bool:
-        """Whether its process still runs."""
-        return runs(self.pid)
+        """Whether its process still runs, and is the one that was started."""
+        return runs(self.pid) and self.process_started in (None, began(self.pid))
 
 
 def _state_file() -> Path:
@@ -34,9 +37,8 @@ def _state_file() -> Path:
 
 def remember(server: Server) -> DetachedServer:
     """Write a detached server down, for ``--status``, ``--stop`` and later runs."""
-    state = DetachedServer(
-        server.process.pid, server.url, server.config.info.name, str(server.log), time.time()
-    )
+    pid = server.process.pid
+    state = DetachedServer(pid, server.url, server.config.info.name, str(server.log), time.time(), began(pid))
     path = _state_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")

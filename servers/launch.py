@@ -27,6 +27,7 @@ from harness.modelinfo import ModelInfo
 from harness.paths import cache_dir
 from harness.vectors import SteeringVector
 from servers import mends
+from servers.processes import runs
 from servers.steering.launch import launch_args
 from servers.watchdog import Watchdog
 
@@ -313,17 +314,6 @@ def stop_group(pid: int, grace: float, process: subprocess.Popen[bytes] | None =
             time.sleep(0.05)
     if process is not None:
         process.wait()
-
-
-def runs(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody has waited for doesn't count."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return text.rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def stage(log: Path) -> str:

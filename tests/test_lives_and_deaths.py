@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 from harness.errors import ServerError
 from harness.journal import Journal
 from harness.modelinfo import ModelInfo
-from servers import launch
+from servers import detached, launch, processes
+from servers.processes import began, runs
 from servers.watchdog import Watchdog
 
 CLI = [sys.executable, "-m", "harness"]
@@ -86,6 +88,47 @@ def test_a_released_watchdog_kills_nothing() -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("since", ["now", "before", "unknown"])
+def test_a_stranger_with_a_detached_servers_pid_is_not_stopped(
+    since: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file of before start times were written down goes by the pid alone."""
+    monkeypatch.setattr(detached, "cache_dir", lambda: tmp_path)
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    state = {"pid": process.pid, "url": "http://127.0.0.1:9", "model": "m", "log": "vllm.log", "started": 0.0}
+    if since != "unknown":
+        state["process_started"] = began(process.pid if since == "now" else os.getpid())
+    (tmp_path / "server.json").write_text(json.dumps(state))
+    try:
+        stopped = detached.stop_detached()
+        assert (stopped is None) == (since == "before")
+        assert (process.poll() is None) == (since == "before")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("proc", [True, False])
+def test_what_the_system_says_of_a_process(proc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_PROC", proc)
+    first = subprocess.Popen(["sleep", "60"])
+    time.sleep(0.1)
+    second = subprocess.Popen(["sleep", "60"])
+    try:
+        assert runs(first.pid)
+        assert began(first.pid) is not None
+        if proc:  # ps tells seconds, and may round them either way.
+            assert began(first.pid) == began(first.pid) != began(second.pid)
+        first.kill()
+        os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
+        assert not runs(first.pid), "a zombie"
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+    assert began(first.pid) is None
 
 
 def start(made: Path, output: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
