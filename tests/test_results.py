@@ -72,3 +72,16 @@ def test_a_sweep_can_not_be_exported(command: str, tmp_path: Path) -> None:
     assert f"{SWEEP}: holds a result of kind 'sweep', not a run" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_manifest_hides_no_other_run(tmp_path: Path) -> None:
+    whole = json.dumps({"config": {"suite": ["awareness"], "adapter": ["safe_l22"]}})
+    manifests = {"a": "{", "b": json.dumps({"config": {"suite": ["awareness"]}}), "c": "[]", "d": whole}
+    for name, text in manifests.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(text)
+    done = run_cli("runs", "list", "--output-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:2] for line in lines[:3]] == [[name, "unreadable"] for name in "abc"]
+    assert lines[3:] == [["d", "incomplete", "awareness", "safe_l22"]]

@@ -183,10 +183,17 @@ def runs_list(
 
     Example: harness runs list
     """
+    from harness.errors import InputError
+    from harness.jsonfile import read_object
+
     for folder in _runs(output_dir):
-        config = json.loads((folder / "manifest.json").read_text())["config"]
         state = "done" if (folder / "results.json").exists() else "incomplete"
-        typer.echo(f"{folder.name}  {state:10}  {','.join(config['suite'])}  {','.join(config['adapter'])}")
+        try:
+            config = read_object(folder / "manifest.json")["config"]
+            told = f"{','.join(config['suite'])}  {','.join(config['adapter'])}"
+        except (InputError, KeyError, TypeError):
+            state, told = "unreadable", "manifest.json is damaged, or another experiment's"
+        typer.echo(f"{folder.name}  {state:10}  {told}")
 
 
 @runs_app.command("show")
