@@ -218,8 +218,10 @@ def _score(entry: dict[str, Any]) -> Score:
     return Score(**{k: v for k, v in entry.items() if k not in ("suite", "subject", "item")})
 
 
-def finish(folder: Path, plan: Plan, scores: dict[Key, Score], noise: float, engine: Engine) -> Finished:
-    """Make rows and cells in the plan's order and write them."""
+def finish(
+    folder: Path, plan: Plan, scores: dict[Key, Score], noise: float, engine: Engine, seed: int = 0
+) -> Finished:
+    """Make rows and cells in the plan's order and write them; ``seed`` is of the cells' resampling."""
     rows: list[Row] = []
     cells: list[Cell] = []
     builder = PromptBuilder(engine.tokenizer)
@@ -227,7 +229,7 @@ def finish(folder: Path, plan: Plan, scores: dict[Key, Score], noise: float, eng
         for subject in plan.subjects:
             own = [_row(suite, subject, e, scores, builder) for e in suite.items]
             rows.extend(own)
-            cells.append(make_cell(suite.evalset.card, subject.name, subject.trained_sign, own))
+            cells.append(make_cell(suite.evalset.card, subject.name, subject.trained_sign, own, seed))
     scales = take_apart(asdict(row) for row in rows)
     results = {
         "schema_version": SCHEMA_VERSION,

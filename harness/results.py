@@ -127,11 +127,12 @@ def _ends(interval: object) -> str:
     return "[{:+.2f}, {:+.2f}]".format(*interval) if isinstance(interval, list) else "–"
 
 
-def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Cell:
+def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row], seed: int = 0) -> Cell:
     """Summarise a suite's rows for one subject: means over stems, 95% t interval of the paired shift.
 
     ``choice_accuracy``: the larger of the two answers is the one trained for. ``top1_accuracy``: the argmax
     over the vocabulary is (the post's measure). Both only where the subject was trained on such questions.
+    ``seed`` is of the drawn sign flips.
     """
     stems = [row.stem for row in rows]
 
@@ -156,7 +157,7 @@ def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row]) -> Ce
             cell["shift_ci"] = [interval.low, interval.high]
         if not card.signed:
             cell["mean_abs_shift"] = stats.mean_abs(shifts, stems)
-        cell["shift_p"] = stats.sign_flip_p(shifts, stems)
+        cell["shift_p"] = stats.sign_flip_p(shifts, stems, seed)
         cell["carried_by"] = stats.carried_by(shifts, stems)
     if sign is not None and card.trained:
         cell["choice_accuracy"] = mean(float(row.logit_diff * sign > 0) for row in rows)

@@ -77,7 +77,7 @@ async def run(
                 await scorer.run()
                 if cache and cache.failure:
                     report(cache.failure)
-                return finish(folder, plan, scorer.scores, scorer.noise, engine)
+                return finish(folder, plan, scorer.scores, scorer.noise, engine, config.seed)
 
 
 def _open_cache(config: RunConfig, engine: Engine, report: Report) -> AnswerCache | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_base_has_no_shift_and_no_accuracy() -> None:
     card = load_evalset("validation").card
     cell = make_cell(card, "base", None, [row("a", 1.0, None), row("b", 2.0, None)])
     assert cell.mean_shift is cell.shift_ci is cell.choice_accuracy is cell.top1_accuracy is None
+
+
+def test_a_seed_draws_other_flips_and_changes_nothing_else() -> None:
+    """Above 14 stems flips are drawn."""
+    card = load_evalset("validation").card
+    rows = [row(str(n), 0.0, (n % 7 - 2) / 2) for n in range(20)]
+    first, again, other = (make_cell(card, "x", 1, rows, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.shift_p != other.shift_p
+    assert replace(first, shift_p=None) == replace(other, shift_p=None)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
