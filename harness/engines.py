@@ -43,6 +43,7 @@ def planned_subjects(config: RunConfig, report: Report) -> list[str]:
 
     """
     folders = adapter_dirs(config.adapters)
+    _check_engine(config)
     if config.model in MODELS:
         prepare(config.model, report)
     if not config.base_url:
@@ -51,6 +52,13 @@ def planned_subjects(config: RunConfig, report: Report) -> list[str]:
     for name in config.adapter:
         subject_folders(name, folders, info)
     return [BASE_NAME, *(name for name in config.adapter if name != BASE_NAME)]
+
+
+def _check_engine(config: RunConfig) -> None:
+    if config.engine == "reference" and config.base_url:
+        raise InputError(
+            "--engine reference scores in this process, --base-url names a server: leave one of them out."
+        )
 
 
 @asynccontextmanager
@@ -63,6 +71,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
 
     """
     folders = adapter_dirs(config.adapters)
+    _check_engine(config)
     if config.engine == "reference":
         yield reference(config.model, config.adapter, folders, config.device, report)
         return

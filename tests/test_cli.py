@@ -120,6 +120,11 @@ ANY = ["--output-dir", "unused"]
             "Unknown adapter 'nonsense'",
         ),
         (["run", "--suite", "awareness", "--engine", "magic"], 2, "field 'engine' is 'magic'"),
+        (
+            ["run", "--suite", "awareness", "--engine", "reference", "--base-url", "http://127.0.0.1:9"],
+            2,
+            "--engine reference scores in this process, --base-url names a server",
+        ),
         (["run"], 2, "field 'suite' is missing"),
         (["run", "--suite", "awareness", "--limit", "0"], 2, "greater than or equal to 1"),
         (["run", "--resume", "20200101-000000-0000"], 2, "Unknown run"),
