@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.errors import InputError
 from harness.models import DEFAULT_MODEL
 
 
@@ -45,6 +46,20 @@ class RunConfig(Reach):
     cache: bool = True
     """Whether answers of earlier runs are used, and this one's kept."""
     output_dir: Path | None = None
+
+
+def check_engine(engine: str, base_url: str | None) -> None:
+    """Refuse a server's address for an engine that is none.
+
+    Raises:
+        InputError: ``base_url`` would be ignored.
+
+    """
+    if base_url and engine != "server":
+        raise InputError(
+            f"--base-url names a server, but --engine {engine} scores in this process: say --engine server, or "
+            "leave --base-url out."
+        )
 
 
 class ReachSettings(TypedDict, total=False):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.adapters import Adapter, shipped_adapters, snapshot
 from harness.client import ScoringClient
-from harness.config import RunConfig
+from harness.config import RunConfig, check_engine
 from harness.errors import InputError, ServerError
 from harness.modelinfo import ModelInfo, model_digest, model_info, read_config
 from harness.models import MODELS, prepare, resolve_model
@@ -43,7 +43,7 @@ def planned_subjects(config: RunConfig, report: Report) -> list[str]:
 
     """
     folders = adapter_dirs(config.adapters)
-    _check_engine(config)
+    check_engine(config.engine, config.base_url)
     if config.model in MODELS:
         prepare(config.model, report)
     if not config.base_url:
@@ -52,13 +52,6 @@ def planned_subjects(config: RunConfig, report: Report) -> list[str]:
     for name in config.adapter:
         subject_folders(name, folders, info)
     return [BASE_NAME, *(name for name in config.adapter if name != BASE_NAME)]
-
-
-def _check_engine(config: RunConfig) -> None:
-    if config.engine == "reference" and config.base_url:
-        raise InputError(
-            "--engine reference scores in this process, --base-url names a server: leave one of them out."
-        )
 
 
 @asynccontextmanager
@@ -71,7 +64,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
 
     """
     folders = adapter_dirs(config.adapters)
-    _check_engine(config)
+    check_engine(config.engine, config.base_url)
     if config.engine == "reference":
         yield reference(config.model, config.adapter, folders, config.device, report)
         return

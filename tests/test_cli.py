@@ -123,7 +123,7 @@ ANY = ["--output-dir", "unused"]
         (
             ["run", "--suite", "awareness", "--engine", "reference", "--base-url", "http://127.0.0.1:9"],
             2,
-            "--engine reference scores in this process, --base-url names a server",
+            "--base-url names a server, but --engine reference scores in this process",
         ),
         (["run"], 2, "field 'suite' is missing"),
         (["run", "--suite", "awareness", "--limit", "0"], 2, "greater than or equal to 1"),

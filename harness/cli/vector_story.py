@@ -199,6 +199,7 @@ def vector_story(
     """
     from harness.artifacts import find_artifact, read_artifact
     from harness.cli.console import reporting
+    from harness.config import check_engine
     from harness.engines import adapter_dirs
     from harness.errors import InputError
     from harness.experiments.vector_story import StoryConfig, tell
@@ -206,6 +207,7 @@ def vector_story(
 
     if engine not in ("reference", "server"):
         raise InputError(f"--engine '{engine}': valid: reference, server.")
+    check_engine(engine, base_url)
     folders = adapter_dirs(adapters or [])
     found = read_artifact(find_artifact(adapter, folders))
     config = StoryConfig(

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.config import check_engine
 from harness.errors import HarnessError, IncompleteError, InputError, unknown
 from harness.evalset import load_evalset
 from harness.experiments.reproduce import FILE, KIND, SCHEMA_VERSION
@@ -69,9 +70,10 @@ def make_plan(config: ReproduceConfig, folder: Path) -> Plan:
     """Return what is to be done; needs no weights.
 
     Raises:
-        InputError: a layer that isn't there, or adapters that aren't shipped.
+        InputError: a layer that isn't there, or adapters that aren't shipped; a server's address for no server.
 
     """
+    check_engine(config.engine, config.base_url)
     if config.model in MODELS:
         prepare(config.model)
     return Plan(config, PRESETS[config.preset], shape_of(config.model), folder)

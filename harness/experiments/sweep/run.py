@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.client import ScoringClient
-from harness.config import RunConfig
+from harness.config import RunConfig, check_engine
 from harness.engines import Report, adapter_dirs, open_engine
 from harness.errors import InputError
 from harness.evalset import load_evalset
@@ -87,6 +87,7 @@ async def sweep(
 
     """
     started = time.monotonic()
+    check_engine(config.engine, config.base_url)
     if config.model in MODELS:
         prepare(config.model, report)
     info = model_info(config.model)
