@@ -128,8 +128,15 @@ class ReferenceEngine:
             mask[row, : len(prompt)] = 1
         ids, mask = ids.to(self._device), mask.to(self._device)
         last = mask.sum(1) - 1
-        logits: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return logits[torch.arange(len(prompts)), last].float().cpu()
+        rows = torch.arange(len(prompts), device=self._device)
+        # A whole vocabulary at every other position would only be thrown away.
+        head = self.model.get_output_embeddings()
+        narrowed = head.register_forward_pre_hook(lambda _, states: (states[0][rows, last][:, None],))
+        try:
+            logits: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        finally:
+            narrowed.remove()
+        return logits[:, 0].float().cpu()
 
     def score_batch(self, subject: Subject, batch: Sequence[ScoreRequest]) -> list[NextToken]:
         """Score prompts in one forward pass."""
