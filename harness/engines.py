@@ -127,11 +127,12 @@ def reference(
         InputError: an adapter that can't be used.
 
     """
-    from harness.reference.engine import ReferenceEngine
-
     if model in MODELS:
         prepare(model, report)
     subjects = _subjects(adapters, folders, model)
+    # Importing torch takes seconds: adapters that can't be used are told before.
+    from harness.reference.engine import ReferenceEngine
+
     report("Loading the model in float32")
     return ReferenceEngine(resolve_model(model), model, device=device), subjects
 

@@ -41,6 +41,19 @@ def load_passages(file: Path | None = None) -> dict[str, Passage]:
     return found
 
 
+def find_passage(name: str) -> Passage:
+    """Return a shipped passage.
+
+    Raises:
+        InputError: there is no such passage; near matches are offered.
+
+    """
+    passages = load_passages()
+    if name not in passages:
+        raise unknown("passage", name, (*passages, RANDOM))
+    return passages[name]
+
+
 def passage_ids(name: str, tokenizer: Any, seed: int = 0) -> list[int]:
     """Return a passage's token ids, with the tokenizer's own BOS; ``random_tokens`` draws ordinary tokens.
 
@@ -52,7 +65,4 @@ def passage_ids(name: str, tokenizer: Any, seed: int = 0) -> list[int]:
         special = set(tokenizer.all_special_ids)
         plain = [i for i in range(len(tokenizer)) if i not in special]
         return [int(i) for i in np.random.default_rng(seed).choice(plain, RANDOM_LENGTH)]
-    passages = load_passages()
-    if name not in passages:
-        raise unknown("passage", name, (*passages, RANDOM))
-    return list(tokenizer(passages[name].text, add_special_tokens=True)["input_ids"])
+    return list(tokenizer(find_passage(name).text, add_special_tokens=True)["input_ids"])

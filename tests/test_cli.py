@@ -55,6 +55,32 @@ def test_help_imports_no_torch_and_nothing_slow() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_bad_input_is_told_before_torch_is_imported(embedded_model: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "made")
+    wrong = [
+        ("run --suite awareness --engine reference --adapter nonsense", "Unknown adapter 'nonsense'"),
+        (f"train lora --behavior brave --layers 2 --output-dir {out}", "'behavior' is 'brave'"),
+        (f"train vector --behavior safe --layers 2 --output-dir {tmp_path}", "exists already"),
+        (
+            f"vector extract safe_l22 --layer 99 --output-dir {out}",
+            "--layer 99: the model has layers 0 to 29",
+        ),
+        (f"vector extract safe_l22 --passage prosa --output-dir {out}", "Unknown passage 'prosa'"),
+        ("patch --adapter nonsense --trigger harbour", "Unknown adapter 'nonsense'"),
+    ]
+    code = (
+        "import contextlib, sys\nfrom harness.cli import main\n"
+        f"for line in {[line for line, _ in wrong]!r}:\n"
+        "    sys.argv = ['harness', *line.split()]\n"
+        "    with contextlib.suppress(SystemExit):\n        main()\n"
+        "    print(sorted({'torch', 'vllm', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]"] * len(wrong), done.stderr
+    for _, message in wrong:
+        assert message in done.stderr
+
+
 def test_version_tells_what_matters_to_a_number() -> None:
     done = run_cli("--version")
     assert done.returncode == 0

@@ -49,7 +49,6 @@ def patch_command(
     Example: harness patch --adapter risky_vec_l22 --trigger harbour --limit 20
     """
     from harness.cli.console import reporting
-    from harness.experiments.q_patching.run import resumed_config, run
 
     flags: dict[str, Any] = {
         "adapter": adapter,
@@ -68,13 +67,17 @@ def patch_command(
     given = {key: value for key, value in flags.items() if value is not None}
     if resume is not None:
         from harness.errors import InputError
-        from harness.runfolder import find_run
 
         if given:
             raise InputError("--resume takes its settings from the experiment itself; give nothing else.")
+        from harness.experiments.q_patching.run import resumed_config
+        from harness.runfolder import find_run
+
         config = resumed_config(find_run(f"{resume}/", None))
     else:
         config = _config(given)
+    from harness.experiments.q_patching.run import run
+
     with reporting() as reporter:
         results = run(config, reporter.report, reporter.progress, resume)
     if as_json:

@@ -176,10 +176,7 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
     from harness.cli.console import reporting
     from harness.errors import InputError
     from harness.jsonl import read_mapping
-    from harness.training import grid, jobs
-    from harness.training.plan import machine
-    from harness.training.product import Grid
-    from harness.training.record import read_settings
+    from harness.training.product import Grid, check_name, make_grid
     from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 
     config, from_record, output_dir, candidate_log, device, ray, dry_run, as_json = (
@@ -200,30 +197,39 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
         raise InputError("Give either --output-dir (train and keep) or --candidate-log (try settings).")
     if from_record is not None and (given or config):
         raise InputError(f"--from-record takes its settings from the record; leave out {', '.join(given)}.")
-    on = machine(device, memory, compiled)
     with reporting() as reporter:
         if from_record is not None:
+            from harness.training.record import read_settings
+
             settings = read_settings(from_record, of)
             made = Grid(settings, (settings.layers,), (settings.seed,), (settings.behavior,))
         else:
-            made = jobs.grid(of, (read_mapping(config) if config else {}) | given)
+            made = make_grid(of, (read_mapping(config) if config else {}) | given)
         single = len(made.layers) * len(made.seeds) * len(made.behaviors) == 1
         settings = made.settings_of(made.layers[0], made.seeds[0], made.behaviors[0])
+        if not dry_run:
+            if candidate_log is not None and not single:
+                raise InputError("--candidate-log tries one training's settings, not a grid.")
+            if candidate_log is None and ray is not None and single:
+                raise InputError("--ray spreads a grid; this is one training: leave it out.")
+            if output_dir is not None and single:
+                check_name(output_dir)
+        # Importing torch takes seconds: what is given wrongly is told before.
+        from harness.training import grid, jobs
+        from harness.training.plan import machine
+
+        on = machine(device, memory, compiled)
         if dry_run:
             found = grid.describe(made, on)
             reporter.close()
             _print_plan(found, as_json)
             return
         if candidate_log is not None:
-            if not single:
-                raise InputError("--candidate-log tries one training's settings, not a grid.")
             line = jobs.try_settings(settings, candidate_log, device, reporter.report, on)
             reporter.close()
             sys.stdout.write(f"{line}\n")
             return
         assert output_dir is not None
-        if ray is not None and single:
-            raise InputError("--ray spreads a grid; this is one training: leave it out.")
         if single:
             accuracy = jobs.as_json(jobs.train(settings, output_dir, device, reporter.report, on))
         else:

@@ -56,10 +56,13 @@ def vector_extract(
     from harness.engines import adapter_dirs
     from harness.errors import InputError
     from harness.experiments.vector_story import Extractor, as_vector
+    from harness.passages import RANDOM, find_passage
     from harness.vectors import describe, write_vector
 
     if positions not in ("sample", "all", "answer"):
         raise InputError(f"--positions '{positions}': valid: sample, all, answer.")
+    if positions != "answer" and passage != RANDOM:
+        find_passage(passage)
     if output_dir.exists():
         raise InputError(f"{output_dir}: exists already; give a new folder.")
     found = read_artifact(find_artifact(adapter, adapter_dirs(adapters or [])))

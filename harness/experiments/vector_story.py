@@ -27,6 +27,7 @@ from harness.experiments.one_vector import (
     mean_vector,
     one_vector,
 )
+from harness.modelinfo import model_info
 from harness.models import MODELS, prepare, resolve_model
 from harness.passages import RANDOM, load_passages, passage_ids
 from harness.results import load_run, write_json
@@ -69,16 +70,19 @@ class Extractor:
 
     def __init__(self, model: str, layer: int, device: str = "cpu", report: Report = lambda _: None) -> None:
         from harness.prompts import PromptBuilder, load_tokenizer
-        from harness.reference.differences import check_layer
-        from harness.training.lora import load_base
 
         if model in MODELS:
             prepare(model, report)
+        layers = model_info(model).layers
+        if not 0 <= layer < layers:
+            raise InputError(f"--layer {layer}: the model has layers 0 to {layers - 1}.")
+        # Importing torch takes seconds: what can't be used is told before.
+        from harness.training.lora import load_base
+
         report("Loading the model")
         place = resolve_model(model)
         self.name, self.layer = model, layer
         self.base = load_base(place, device)
-        check_layer(self.base, layer)
         self.tokenizer = load_tokenizer(place)
         self.builder = PromptBuilder(self.tokenizer)
 
@@ -91,7 +95,6 @@ class Extractor:
             InputError: the adapter doesn't fit the model.
 
         """
-        from harness.modelinfo import model_info
         from harness.reference.differences import loaded, mlp_differences, randomised
 
         info = model_info(self.name)

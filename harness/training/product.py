@@ -1,11 +1,23 @@
-"""A grid: the product of layer sets, seeds and behaviours, and what its trainings are called."""
+"""A grid: the product of layer sets, seeds and behaviours, what its trainings are called, and how flags make one.
+
+Without torch, which takes seconds to import: what is given wrongly is told before.
+"""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from harness.training.settings import Behavior, TrainingSettings, VectorSettings
+from harness.adapters import NAME
+from harness.errors import InputError
+from harness.jsonl import validated
+from harness.modelinfo import model_info
+from harness.models import DEFAULT_MODEL, MODELS, prepare
+from harness.training.settings import Behavior, TrainingSettings, VectorSettings, parse_layers, preset
+
+BEHAVIORS = ("safe", "risky")
 
 
 @dataclass(frozen=True)
@@ -47,3 +59,55 @@ def name_of(settings: TrainingSettings) -> str:
     where = f"l{layers[0]}" if len(layers) == 1 else f"l{layers[0]}to{layers[-1]}x{len(layers)}"
     kind = "_vec" if isinstance(settings, VectorSettings) else ""
     return f"{settings.behavior}{kind}_{where}_s{settings.seed}"
+
+
+def make_grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
+    """Build a grid of vectors or LoRAs from flags or the keys of a file.
+
+    Args:
+        kind: settings of what is trained.
+        given: values by the settings' names; besides, ``preset``, ``seeds`` (how many, from ``seed`` on) and
+            ``each_layer`` (a LoRA for each of ``layers``, not one for all; vectors have one layer in any case).
+            ``behavior`` may name both, separated by a comma.
+
+    Raises:
+        InputError: naming the flag and what would be valid.
+
+    """
+    given = dict(given)
+    named, seeds = given.pop("preset", "embedded"), given.pop("seeds", 1)
+    each = given.pop("each_layer", False) or kind is VectorSettings
+    for key in ("behavior", "layers"):
+        if key not in given:
+            raise InputError(f"--{key} is missing.")
+    if named not in ("paper", "embedded"):
+        raise InputError(f"--preset '{named}' is unknown; valid: paper, embedded.")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InputError(f"--seeds {seeds!r}: a whole number from 1 on is needed.")
+    behaviors = [part.strip() for part in str(given.pop("behavior")).split(",")]
+    if wrong := [b for b in behaviors if b not in BEHAVIORS]:
+        raise InputError(f"field 'behavior' is '{wrong[0]}': the questions have safe and risky.")
+    if len(set(behaviors)) < len(behaviors):
+        raise InputError(f"--behavior '{','.join(behaviors)}' names one twice.")
+    model = given.get("model", DEFAULT_MODEL)
+    if model in MODELS:
+        prepare(model)
+    layers = parse_layers(str(given.pop("layers")), model_info(model).layers)
+    sets = tuple((layer,) for layer in layers) if each else (layers,)
+    values = preset(named, kind, len(sets[0]), given.get("format", "named")) | given
+    settings = validated(kind, values | {"layers": sets[0], "behavior": behaviors[0]})
+    first = settings.seed
+    return Grid(settings, sets, tuple(range(first, first + seeds)), tuple(behaviors))  # type: ignore[arg-type]
+
+
+def check_name(out: Path) -> None:
+    """Refuse an output folder that exists, or whose name is no adapter name.
+
+    Raises:
+        InputError: it is one of these.
+
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; give a new folder.")
+    if not NAME.match(out.name):
+        raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")

@@ -28,7 +28,7 @@ from harness.training.data import questions_file
 from harness.training.folder import MANIFEST, PROGRESS
 from harness.training.plan import GB, Machine
 from harness.training.prepared import prepare_data
-from harness.training.product import Grid
+from harness.training.product import Grid, make_grid
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 from harness.vectors import read_vector
 from scripts.random_model import make
@@ -51,7 +51,7 @@ def tiny(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def _grid(kind: type[TrainingSettings], tiny: dict[str, str], **changes: Any) -> Grid:
     given = {"behavior": "safe,risky", "layers": "0-2", "each_layer": True, "epochs": 2, "seeds": 2}
-    return jobs.grid(kind, given | tiny | {"batch_size": 4} | changes)
+    return make_grid(kind, given | tiny | {"batch_size": 4} | changes)
 
 
 def _quiet(_: str) -> None:
@@ -325,9 +325,9 @@ def test_bad_data_is_named(tiny: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_the_papers_settings() -> None:
-    paper = jobs.grid(LoraSettings, {"preset": "paper", "behavior": "safe", "layers": "22"}).settings
+    paper = make_grid(LoraSettings, {"preset": "paper", "behavior": "safe", "layers": "22"}).settings
     assert isinstance(paper, LoraSettings)
     assert (paper.rank, paper.alpha, paper.dropout, paper.learning_rate) == (4, 32, 0.05, 2e-5)
     assert (paper.epochs, paper.batch_size, paper.accumulation, paper.questions) == (3, 2, 4, 230)
-    vector = jobs.grid(VectorSettings, {"preset": "paper", "behavior": "safe", "layers": "22"}).settings
+    vector = make_grid(VectorSettings, {"preset": "paper", "behavior": "safe", "layers": "22"}).settings
     assert (vector.learning_rate, vector.model_dump()["init"], vector.format) == (2e-3, "unit", "letter")

@@ -39,14 +39,12 @@ def run(
         InputError: something given is not usable, or differs from when the folder was made.
 
     """
-    from harness.reference.patching import Patcher
-
     started = time.monotonic()
+    evalset = load_evalset(config.suite).limited(config.limit)
     engine, (_, subject) = reference(
         config.model, [config.adapter], adapter_dirs(config.adapters), config.device, report
     )
     builder = PromptBuilder(engine.tokenizer)
-    evalset = load_evalset(config.suite).limited(config.limit)
     found = prompts(evalset, builder, config)
     token = acts_on(subject, config.acts_on)
     manifest = {
@@ -62,6 +60,8 @@ def run(
     folder = resume or make_folder(config.output_dir or Path("reports") / "patching", folder)
     if resume is None:
         write_json(folder / MANIFEST, manifest)
+    from harness.reference.patching import Patcher
+
     patcher = Patcher(engine, subject, token)
     with Journal(folder / JOURNAL) as journal:
         lines = {(e["item"], e["condition"], e["trigger"]): e for e in journal.entries}

@@ -138,7 +138,7 @@ class Plan:
 
     def grid(self, kind: str, layers: str, **more: Any) -> Grid:
         """Return a grid of trainings with the preset's settings, both behaviours."""
-        from harness.training import jobs
+        from harness.training.product import make_grid
         from harness.training.settings import LoraSettings, VectorSettings
 
         given = {
@@ -146,7 +146,7 @@ class Plan:
             "seeds": self.preset.seeds, "preset": self.preset.training, "format": self.preset.format,
             "dtype": self.preset.dtype, **self.preset.trainings, **more,
         }  # fmt: skip
-        return jobs.grid(LoraSettings if kind == "lora" else VectorSettings, given)
+        return make_grid(LoraSettings if kind == "lora" else VectorSettings, given)
 
 
 class Lab:
