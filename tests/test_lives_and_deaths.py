@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from harness.errors import ServerError
 from harness.journal import Journal
 from harness.modelinfo import ModelInfo
+from harness.paths import cache_dir
 from servers import detached, launch, processes
 from servers.processes import began, runs
 from servers.watchdog import Watchdog
@@ -149,6 +151,23 @@ def scoring(client: subprocess.Popen[str], output: Path, more_than: int = 0) -> 
     return psutil.Process(client.pid).children(recursive=True)
 
 
+def starting(client: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Wait until a run's server has written its log's first line; return the run's processes."""
+    until = time.monotonic() + 120
+    while True:
+        assert client.poll() is None, client.stderr and client.stderr.read()
+        assert time.monotonic() < until
+        processes = psutil.Process(client.pid).children(recursive=True)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                if "--port" in words:
+                    log = cache_dir() / "logs" / f"vllm-{words[words.index('--port') + 1]}.log"
+                    if log.is_file() and b"\n" in log.read_bytes():
+                        return processes
+        time.sleep(0.05)
+
+
 def engine(processes: list[psutil.Process]) -> psutil.Process:
     return next(p for p in processes if "EngineCore" in p.name())
 
@@ -191,9 +210,7 @@ def test_a_signal_while_the_server_starts(
 ) -> None:
     what = ["run", "--suite", "awareness", "--adapter", "made_safe", "--adapters", str(made_adapters)]
     client = subprocess.Popen([*CLI, *what, "--output-dir", str(tmp_path)], stderr=subprocess.PIPE, text=True)
-    time.sleep(8)
-    processes = psutil.Process(client.pid).children(recursive=True)
-    assert processes
+    processes = starting(client)
     began = time.monotonic()
     client.send_signal(signum)
     _, said = client.communicate(timeout=30)
