@@ -87,6 +87,25 @@ def test_a_start_without_the_api_servers_part(monkeypatch: pytest.MonkeyPatch) -
         worker.before_load(engine(), SteeringConfig(), "V1", "cpu")
 
 
+def test_a_worker_without_the_plugin_does_not_get_the_extension() -> None:
+    """What vLLM imports by name in every worker fails unless its entry point ran before."""
+    ended = _imported("import servers.steering.extension")
+    assert ended.returncode != 0
+    assert "'harness_steering' did not load in this worker" in ended.stderr
+    found = _imported(
+        "from servers.steering import plugin\nplugin.register()\nimport servers.steering.extension"
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def _imported(code: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.slow
 def test_a_stock_server_that_finds_no_plugin_does_not_start(tmp_path: Path) -> None:
     """A plugin that vLLM cannot find is passed over in silence; the extension is not."""
     model = tiny.make("llama", tmp_path / "model", tokenizer=True)
