@@ -155,6 +155,7 @@ def test_vectors_of_all_layers_at_once_are_those_of_the_plain_loop(
     _hold(folder, group, plain.questions(7, longest=70), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "vector"])
 def test_on_the_embedded_model(kind: str, embedded_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     builder = PromptBuilder(load_tokenizer(str(embedded_model)))
