@@ -13,6 +13,7 @@ import torch
 from harness.choices import Choice, Option
 from harness.errors import InputError
 from harness.training import lora
+from harness.training.climb import start_vector
 from harness.training.data import Example, Question
 from harness.training.orthogonal import basis, train_orthogonal
 from harness.training.settings import LoraSettings, VectorSettings
@@ -63,6 +64,18 @@ def test_a_basis_of_vectors_that_repeat_and_of_ones_that_do_not_fit() -> None:
         basis([one], 65)
     with pytest.raises(InputError, match="leave no direction"):
         basis([tiny.vector(f"v{i}", i) for i in range(tiny.HIDDEN + 1)], tiny.HIDDEN)
+
+
+def test_it_starts_where_the_settings_say(tmp_path: Path) -> None:
+    folder = str(tiny.make("llama", tmp_path / "llama"))
+    still = SETTINGS.model_copy(update={"init": "unit", "seed": 3, "learning_rate": 1e-12, "epochs": 1})
+    to = tiny.vector("first", 0)
+    start = start_vector(3, tiny.HIDDEN, "unit")
+    plain = train(lora.load_base(folder, "cpu"), questions(4), still, lambda *_: None)
+    assert torch.allclose(plain.vector, start, atol=1e-6)
+    kept_off = train_orthogonal(lora.load_base(folder, "cpu"), questions(4), still, [to], lambda *_: None)
+    along = basis([to], tiny.HIDDEN)
+    assert torch.allclose(kept_off.vector, start - along.T @ (along @ start), atol=1e-6)
 
 
 def test_a_lora_on_down_proj_alone(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from harness.errors import InputError
+from harness.training.climb import start_vector
 from harness.training.data import Example, Question
 from harness.training.fit import Progress, fit
 from harness.training.lasttoken import LastToken
@@ -54,7 +55,7 @@ def fit_orthogonal(
     to: Sequence[SteeringVector],
     progress: Progress,
 ) -> TrainedVector:
-    """Train one vector from zero whose part along ``to`` is taken out in every pass; the base is not steered after.
+    """Train one vector whose part along ``to`` is taken out in every pass; the base is not steered after.
 
     Args:
         base: the frozen model.
@@ -71,7 +72,7 @@ def fit_orthogonal(
     """
     hidden = base.config.get_text_config().hidden_size
     rows = basis(to, hidden).to(base.device)
-    free = torch.zeros(hidden, device=base.device, requires_grad=True)
+    free = start_vector(settings.seed, hidden, settings.init).to(base.device).requires_grad_()
 
     def projected() -> torch.Tensor:
         return free - rows.T @ (rows @ free)

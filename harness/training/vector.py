@@ -14,6 +14,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from harness.reference.hooks import decoder_layers
+from harness.training.climb import start_vector
 from harness.training.data import Question
 from harness.training.fit import Progress, Trained, fit
 from harness.training.lasttoken import LastToken
@@ -58,13 +59,14 @@ def attach(model: Any, vector: torch.Tensor, layer: int, hook_point: str) -> lis
 def train(
     base: Any, questions: list[Question], settings: VectorSettings, progress: Progress
 ) -> TrainedVector:
-    """Train one vector from zero on a frozen base model, which stays steered by it.
+    """Train one vector on a frozen base model, which stays steered by it.
 
     Raises:
         RunError: a loss that is not finite; the message names the step.
 
     """
-    vector = torch.zeros(base.config.get_text_config().hidden_size, device=base.device, requires_grad=True)
+    hidden = base.config.get_text_config().hidden_size
+    vector = start_vector(settings.seed, hidden, settings.init).to(base.device).requires_grad_()
     upper = LastToken(base, settings.layer)
     upper.prepare(example for question in questions for example in question.orders)
     attach(base, vector, settings.layer, settings.hook_point)
