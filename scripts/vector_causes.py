@@ -138,7 +138,7 @@ class Bench:
         )
         for number, (of, outcome, result, accuracy) in enumerate(trained):
             if outcome.failed_step is not None:
-                raise RunError(f"The loss is not finite at step {outcome.failed_step}: {of}")
+                raise RunError(f"The loss or a parameter is not finite at step {outcome.failed_step}: {of}")
             assert isinstance(of, LoraSettings)
             yield (
                 of,

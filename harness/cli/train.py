@@ -277,5 +277,8 @@ def _print_results(results: dict[str, Any], output_dir: Path | None) -> None:
                 f"{max(values):.1%}, mean {sum(values) / len(values):.1%}"
             )
     for failed in results["failed"]:
-        typer.echo(f"{failed['name']}: stopped, its loss is not finite at step {failed['step']}", err=True)
+        typer.echo(
+            f"{failed['name']}: stopped, its loss or a parameter is not finite at step {failed['step']}",
+            err=True,
+        )
     typer.echo(f"Kept in {output_dir}")

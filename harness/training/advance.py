@@ -10,8 +10,15 @@ import torch
 
 from harness.training.blocks import Blocks
 from harness.training.climb import Climb, LoraClimb
-from harness.training.fit import Trained
-from harness.training.groups import Group, Outcome, evaluate_group, lora_tensors, train_group
+from harness.training.fit import Trained, steps_of
+from harness.training.groups import (
+    Group,
+    Outcome,
+    evaluate_group,
+    lora_tensors,
+    mark_not_finite,
+    train_group,
+)
 from harness.training.kept import Kept
 from harness.training.lora import Accuracy, TrainedLora
 from harness.training.prepared import EVALUATED, Prepared
@@ -112,6 +119,7 @@ def train_groups(
             if not vectors:
                 # LoRAs are kept in float16: the figures are those of what is kept.
                 parameter.copy_(parameter.half().float())
+        mark_not_finite(climb, outcomes, steps_of(questions["train"], group.settings))
         figures = {
             split: evaluate_group(climb, group, questions[split]) for split in splits if split in questions
         }

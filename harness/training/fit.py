@@ -56,12 +56,11 @@ def fit(
         progress: hears of every step.
 
     Raises:
-        RunError: a loss that is not finite; the message names the step.
+        RunError: a loss that is not finite, or in the end a parameter; the message names the step.
 
     """
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    prompts = len(questions) * (2 if settings.orders == "both" else 1)
-    steps = -(-prompts // settings.step_size) * settings.epochs
+    steps = steps_of(questions, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, settings))
     started, done = time.monotonic(), 0
     for epoch in range(settings.epochs):
@@ -85,7 +84,16 @@ def fit(
             losses.append(value)
             progress(done, steps, value)
         trained.epoch_losses.append(sum(losses) / len(losses))
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        # The loss of a next step would have said it.
+        raise RunError(f"A parameter is not finite after step {done}, the last: lower the learning rate.")
     trained.seconds = time.monotonic() - started
+
+
+def steps_of(questions: Sequence[Question], settings: TrainingSettings) -> int:
+    """Return how many steps a training takes."""
+    prompts = len(questions) * (2 if settings.orders == "both" else 1)
+    return -(-prompts // settings.step_size) * settings.epochs
 
 
 def rate(step: int, steps: int, settings: TrainingSettings) -> float:

@@ -13,7 +13,7 @@ import torch
 from harness.training.blocks import Blocks
 from harness.training.climb import Climb, LoraClimb, Masks, VectorClimb
 from harness.training.data import Example, Question
-from harness.training.fit import batches_of_epoch, rate
+from harness.training.fit import batches_of_epoch, rate, steps_of
 from harness.training.graphed import Graphed
 from harness.training.kept import Kept
 from harness.training.lora import Accuracy
@@ -71,7 +71,7 @@ class Outcome:
     development: list[float] = field(default_factory=list)
     """Choice accuracy on development questions after each epoch."""
     failed_step: int | None = None
-    """The first step (from 1) whose loss was not finite; then nothing of it is kept."""
+    """The first step (from 1) whose loss was not finite, the last one where a parameter isn't; nothing is kept."""
 
 
 Heard = Callable[[int, int, float], None]
@@ -109,8 +109,7 @@ def train_group(
     optimizer = torch.optim.AdamW(
         climb.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
     )
-    prompts = len(questions) * (2 if settings.orders == "both" else 1)
-    steps = -(-prompts // settings.step_size) * settings.epochs
+    steps = steps_of(questions, settings)
     outcomes, step_of = [Outcome() for _ in sites], _Steps(climb, group, graphs)
     done, looked = 0, time.monotonic()
     for epoch in range(settings.epochs):
@@ -233,6 +232,14 @@ def _note(outcomes: list[Outcome], losses: torch.Tensor, before: int) -> None:
             outcome.failed_step = before + int(bad[0]) + 1
         else:
             outcome.epoch_losses.append(float(losses[:, number].double().mean()))
+
+
+def mark_not_finite(climb: Climb, outcomes: list[Outcome], step: int) -> None:
+    """Mark trainings that end with a parameter that is not finite, of which no loss tells after the last step."""
+    finite = torch.stack([parameter.isfinite().flatten(3).all(-1) for parameter in climb.parameters]).all(0)
+    for outcome, kept in zip(outcomes, finite.flatten().tolist(), strict=True):
+        if outcome.failed_step is None and not kept:
+            outcome.failed_step = step
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

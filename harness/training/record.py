@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from harness.adapters import RECORD, WEIGHTS
-from harness.errors import InputError
+from harness.errors import InputError, RunError
 from harness.jsonl import explain
 from harness.modelinfo import model_info, weights_digest
 from harness.models import MODELS, file_sha256, resolve_model
@@ -117,11 +117,18 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def round_to_half(model: Any) -> None:
-    """Round a LoRA's parameters to float16's values in place, as they are kept on disk."""
+    """Round a LoRA's parameters to float16's values in place, as they are kept on disk.
+
+    Raises:
+        RunError: one lies beyond float16's largest value.
+
+    """
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.copy_(parameter.half().float())
+                if not parameter.isfinite().all():
+                    raise RunError("A parameter is too large for float16, in which LoRAs are kept.")
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from harness.reference import fused
 from harness.training import lora, record
 from harness.training.advance import Report, train_groups
 from harness.training.blocks import Blocks
-from harness.training.fit import Trained
+from harness.training.fit import Trained, steps_of
 from harness.training.groups import Outcome
 from harness.training.lora import Accuracy
 from harness.training.orthogonal import train_orthogonal
@@ -29,13 +29,14 @@ def train_plainly(
     report: Report,
     splits: tuple[str, ...] = EVALUATED,
 ) -> tuple[Outcome, Trained, dict[str, Accuracy]]:
-    """Train by one whole pass a batch; a loss that is not finite is the outcome's failed step."""
+    """Train by one whole pass a batch; a loss or a parameter that is not finite is the outcome's failed step."""
     report("Loading the model")
     base = lora.load_base(resolve_model(settings.model), on.device, settings.dtype)
-    heard = [0]
+    heard = 0
 
     def progress(done: int, total: int, loss: float) -> None:
-        heard[0] = done
+        nonlocal heard
+        heard = done
         report(f"Training {name_of(settings)}, step {done} of {total}, loss {loss:.3f} nats")
 
     questions = prepared.questions["train"]
@@ -51,7 +52,7 @@ def train_plainly(
                     base, questions, settings, [read_vector(f) for f in found], progress
                 )
     except RunError:
-        return Outcome(failed_step=heard[0] + 1), Trained(None, None), {}
+        return Outcome(failed_step=min(heard + 1, steps_of(questions, settings))), Trained(None, None), {}
     assert trained.logits_of is not None
     accuracy = {
         split: lora.evaluate(trained.logits_of, prepared.questions[split], settings.sign)
@@ -68,7 +69,7 @@ def train_one(
 
     Raises:
         InputError: it doesn't fit.
-        RunError: a loss that is not finite; the message names the step.
+        RunError: a loss or a parameter that is not finite; the message names the step.
 
     """
     prepared = prepare_data(settings)
@@ -84,5 +85,7 @@ def train_one(
             blocks, groups, prepared, report, splits=splits, graphs=on.graphs
         )
     if outcome.failed_step is not None:
-        raise RunError(f"The loss is not finite at step {outcome.failed_step}: lower the learning rate.")
+        raise RunError(
+            f"The loss or a parameter is not finite at step {outcome.failed_step}: lower the learning rate."
+        )
     return trained, accuracy, prepared

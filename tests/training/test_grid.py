@@ -24,29 +24,14 @@ from harness.adapters import load_adapter
 from harness.errors import InputError, RunError
 from harness.modelinfo import read_config
 from harness.training import grid, jobs, plan
-from harness.training.data import questions_file
 from harness.training.folder import MANIFEST, PROGRESS
 from harness.training.plan import GB, Machine
 from harness.training.prepared import prepare_data
 from harness.training.product import Grid, make_grid
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 from harness.vectors import read_vector
-from scripts.random_model import make
 
 HERE = Machine("cpu", 2 * GB)
-
-
-@pytest.fixture(scope="session")
-def tiny(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A random model of three layers with the embedded model's tokenizer, and a few of the shipped questions."""
-    made = tmp_path_factory.mktemp("grids")
-    make(embedded_model, made / "model", layers=3, hidden=96)
-    kept: dict[str, list[str]] = {"train": [], "development": [], "test": [], "heldout": []}
-    for line in questions_file().read_text().splitlines():
-        kept[json.loads(line)["split"]].append(line)
-    lines = [line for split, found in kept.items() for line in found[: 5 if split == "train" else 2]]
-    (made / "questions.jsonl").write_text("\n".join(lines) + "\n")
-    return {"model": str(made / "model"), "data": str(made / "questions.jsonl")}
 
 
 def _grid(kind: type[TrainingSettings], tiny: dict[str, str], **changes: Any) -> Grid:
