@@ -7,10 +7,8 @@ import numpy as np
 from harness.adapters import RECORD
 from harness.errors import InputError
 from harness.models import resolve_model
-from harness.prompts import PromptBuilder, load_tokenizer
-from harness.training.data import load_questions, questions_file
-from harness.training.labels import shuffled
 from harness.training.lora import load_base
+from harness.training.prepared import prepare_data
 from harness.training.record import read_settings
 from harness.training.settings import VectorSettings
 from harness.training.vector import train
@@ -18,7 +16,7 @@ from harness.vectors import FloatVector, SteeringVector
 
 
 def train_shuffled(vector: SteeringVector, model: str, seed: int) -> FloatVector:
-    """Train a vector like the given one (its record's settings, else the defaults) on shuffled labels.
+    """Train a vector as the given one's record says, on its questions with labels shuffled by ``seed``.
 
     Returns:
         float32 ``[hidden]``.
@@ -33,10 +31,9 @@ def train_shuffled(vector: SteeringVector, model: str, seed: int) -> FloatVector
             f"'{vector.name}' has no {RECORD}: vectors on shuffled labels are trained like it. "
             "Leave --null-shuffled out."
         )
-    settings = read_settings(place, VectorSettings).model_copy(update={"seed": seed})
-    folder = resolve_model(model)
-    base = load_base(folder, "cpu")
-    builder = PromptBuilder(load_tokenizer(folder))
-    questions = shuffled(load_questions(questions_file(), "train", settings.format, builder), seed)
+    changed = {"seed": seed, "shuffled_labels": seed, "model": model}
+    settings = read_settings(place, VectorSettings).model_copy(update=changed)
+    questions = prepare_data(settings).questions["train"]
+    base = load_base(resolve_model(model), "cpu", settings.dtype)
     trained = train(base, questions, settings, lambda *_: None)
     return np.array(trained.vector.float().cpu().numpy(), dtype=np.float32)
