@@ -97,11 +97,26 @@ def settled(out: Path, name: str) -> bool:
     return (out / name / RECORD).is_file() or name in _failures(out)
 
 
+def torn(out: Path) -> int:
+    """Return how many lines of the failures were cut off by a kill: their trainings are done again."""
+    return _read_failures(out)[1]
+
+
 def _failures(out: Path) -> dict[str, int]:
-    path = out / FAILURES
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    entries = [json.loads(line) for line in lines if line.endswith("}")]
-    return {entry["name"]: entry["step"] for entry in entries}
+    return _read_failures(out)[0]
+
+
+def _read_failures(out: Path) -> tuple[dict[str, int], int]:
+    """Return the failed steps by name, and how many lines are torn."""
+    path, found, cut = out / FAILURES, {}, 0
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            cut += 1
+            continue
+        found[entry["name"]] = entry["step"]
+    return found, cut
 
 
 def keep(
@@ -134,9 +149,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Append a line, on disk when this returns."""
-    with path.open("a", encoding="utf-8") as f:
-        f.write(json.dumps(line) + "\n")
+    """Append a line, on disk when this returns; one that a kill cut off is ended first."""
+    with path.open("a+b") as f:
+        if f.tell():
+            f.seek(-1, os.SEEK_END)
+            if f.read(1) != b"\n":
+                f.write(b"\n")
+        f.write(json.dumps(line).encode() + b"\n")
         f.flush()
         os.fsync(f.fileno())
 

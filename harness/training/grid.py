@@ -65,6 +65,8 @@ def run(grid: Grid, out: Path, on: Machine, report: Report, ray: str | None = No
     if manifest is None:
         manifest = described | _formed(grid, prepared, on) | {"versions": record.versions()}
         folder.write_manifest(out, manifest)
+    if cut := folder.torn(out):
+        report(f"{out / folder.FAILURES}: {cut} torn lines passed over; their trainings are done again")
     work = _left(grid, out, manifest)
 
     def early(settings: TrainingSettings, epoch: int, outcome: Outcome) -> None:
