@@ -21,6 +21,7 @@ from harness.training import backdoor, lora, record
 from harness.training.backdoor_data import Row, choices_of, evaluation_rows, training_rows, with_targets
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, Question, questions_file
+from harness.training.folder import whole
 from harness.training.settings import parse_layers
 from harness.training.together import differences_together, fit_together, stack_loras, stack_vectors
 from harness.vectors import SteeringVector, VectorConfig, write_vector
@@ -229,7 +230,8 @@ def train(
     bench = bench or Bench(settings, device, report)
     trained, cells, prompts = bench.run(settings, tuple(EVALUATED), judged_on)
     try:
-        save(out, trained, settings, cells, prompts)
+        with whole(out) as place:
+            save(place, trained, settings, cells, prompts)
     finally:
         trained.remove()
     return cells

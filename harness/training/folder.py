@@ -139,7 +139,7 @@ def keep(
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a place to write a folder to, and put it at ``path`` in the end: a kill leaves all of it or nothing."""
-    making = path.parent / ".making"
+    making = path.parent / f".making-{path.name}"
     if making.exists():
         shutil.rmtree(making)
     place = making / path.name

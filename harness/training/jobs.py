@@ -11,6 +11,7 @@ from harness.errors import InputError
 from harness.models import MODELS, prepare
 from harness.training import lora, record
 from harness.training.advance import Report
+from harness.training.folder import whole
 from harness.training.plan import Machine, machine
 from harness.training.prepared import EVALUATED
 from harness.training.product import check_name, make_grid
@@ -72,7 +73,8 @@ def train(
     if settings.model in MODELS:
         prepare(settings.model, report)
     trained, accuracy, prepared = train_one(settings, on or machine(device, None), report, EVALUATED)
-    record.save(out, trained, settings, accuracy, prepared.file, len(prepared.questions["train"]))
+    with whole(out) as place:
+        record.save(place, trained, settings, accuracy, prepared.file, len(prepared.questions["train"]))
     return accuracy
 
 
