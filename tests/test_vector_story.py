@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from harness.adapters import shipped_adapters
-from harness.artifacts import read_artifact
+from harness.artifacts import artifact_folders, read_artifact
+from harness.config import RunConfig
+from harness.engines import adapter_dirs
 from harness.errors import InputError
+from harness.experiments import vector_story
 from harness.experiments.one_vector import chosen_positions, cosine_table, mean_vector, one_vector
 from harness.experiments.vector_story import Extractor, StoryConfig, tell
 from harness.modelinfo import ModelInfo, read_config
@@ -155,6 +158,51 @@ def test_the_story_of_a_shipped_adapter(embedded_model: Path, tmp_path: Path) ->
     assert all(path.stat().st_size > 1000 for path in write(story, tmp_path / "story"))
     with pytest.raises(InputError, match="exists already"):
         tell(config, tmp_path / "story")
+
+
+def _untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where the analysis begins: what is refused is refused before."""
+
+    def begun(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(vector_story, "Extractor", begun)
+
+
+def test_names_that_stand_for_two_things_are_refused_before_the_analysis(
+    embedded_info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _untold(monkeypatch)
+    same = planted(tmp_path / "safe_l22", embedded_info, 22)
+    with pytest.raises(InputError, match="'safe_l22' is given twice"):
+        tell(StoryConfig(read_artifact(same), 22), tmp_path / "story")
+    mine = planted(tmp_path / "mine", embedded_info, 22)
+    write_vector(tmp_path / "more" / "mine_vec", random_vector("mine_vec", embedded_info))
+    with pytest.raises(InputError, match="'mine_vec' is what a vector extracted from 'mine' is called"):
+        tell(StoryConfig(read_artifact(mine), 22, adapters=(tmp_path / "more",)), tmp_path / "story")
+
+
+def _asked(config: StoryConfig, out: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Return what the functional test asks to be scored."""
+    found: list[RunConfig] = []
+
+    async def run(asked: RunConfig, _: Any) -> None:
+        found.append(asked)
+        raise InterruptedError
+
+    monkeypatch.setattr("harness.runner.run", run)
+    (out / "vectors").mkdir(parents=True)
+    with pytest.raises(InterruptedError):
+        vector_story._functional(config, ["mine_vec"], out, lambda _: None)
+    return found[0]
+
+
+def test_an_adapter_given_by_path_is_found_when_it_is_scored(
+    embedded_info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = planted(tmp_path / "elsewhere" / "mine", embedded_info, 22)
+    asked = _asked(StoryConfig(read_artifact(path), 22), tmp_path / "story", monkeypatch)
+    assert artifact_folders(adapter_dirs(asked.adapters))["mine"] == path
 
 
 def test_a_verdict_follows_the_numbers() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.adapters import load_adapter, text_folder
-from harness.artifacts import Artifact
+from harness.artifacts import Artifact, artifact_folders
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.experiments.one_vector import (
@@ -144,13 +144,16 @@ def tell(
     """Write a story's vectors and ``story.json`` into a folder and return what the file holds.
 
     Raises:
-        InputError: an adapter that is no LoRA or doesn't fit, a layer that isn't there, an output that is.
+        InputError: an adapter that is no LoRA or doesn't fit, a layer that isn't there, an output that is, a name
+            that would stand for two things when the adapter and its vectors are scored.
 
     """
     if config.adapter.kind != "lora":
         raise InputError(f"'{config.adapter.name}' is a vector already; a LoRA is needed.")
     if (out / FILE).exists():
         raise InputError(f"{out / FILE}: exists already; give a new folder.")
+    if config.functional:
+        _check_names(config)
     extractor = Extractor(config.adapter.base_model, config.layer, device, report)
     name, path = config.adapter.name, config.adapter.path
     report("Comparing adapter and base over passages")
@@ -193,6 +196,20 @@ def tell(
     }
     write_json(out / FILE, kept)
     return kept
+
+
+def _check_names(config: StoryConfig) -> None:
+    """Refuse names that are another's too: found only when all else is done, or another's figures told."""
+    from harness.engines import adapter_dirs
+
+    name = config.adapter.name
+    known = artifact_folders(adapter_dirs([config.adapter.path, *config.adapters]))
+    for own in (f"{name}_vec", f"{name}_vec_all", f"{name}_vec_answer"):
+        if own in known:
+            raise InputError(
+                f"'{own}' is what a vector extracted from '{name}' is called, and {known[own]} is there already: "
+                "leave its folder out of --adapters, rename it, or pass --no-functional."
+            )
 
 
 def _others(
@@ -247,7 +264,7 @@ def _functional(config: StoryConfig, vectors: list[str], out: Path, report: Repo
     asked = RunConfig(
         suite=list(config.suites),
         adapter=[config.adapter.name, *steered],
-        adapters=[out / "vectors", *config.adapters],
+        adapters=[out / "vectors", config.adapter.path, *config.adapters],
         model=config.adapter.base_model,
         engine=config.engine,
         base_url=config.base_url,
