@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.adapters import shipped_adapters
+from harness.adapters import RECORD, shipped_adapters
 from harness.artifacts import artifact_folders, read_artifact
 from harness.config import RunConfig
 from harness.engines import adapter_dirs
@@ -19,10 +19,12 @@ from harness.experiments import vector_story
 from harness.experiments.one_vector import chosen_positions, cosine_table, mean_vector, one_vector
 from harness.experiments.vector_story import Extractor, StoryConfig, tell
 from harness.modelinfo import ModelInfo, read_config
+from harness.models import DEFAULT_MODEL, resolve_model
 from harness.passages import RANDOM, load_passages, passage_ids
-from harness.prompts import load_tokenizer
+from harness.prompts import PromptBuilder, load_tokenizer
 from harness.reference.unembedding import gains, token_table
 from harness.report.vector_story import verdict, write
+from harness.training.data import load_questions, questions_file
 from harness.training.lora import load_base
 from harness.vectors import read_vector, write_vector
 from tests.adapters_made import lora_tensors, random_vector, write_lora
@@ -203,6 +205,35 @@ def test_an_adapter_given_by_path_is_found_when_it_is_scored(
     path = planted(tmp_path / "elsewhere" / "mine", embedded_info, 22)
     asked = _asked(StoryConfig(read_artifact(path), 22), tmp_path / "story", monkeypatch)
     assert artifact_folders(adapter_dirs(asked.adapters))["mine"] == path
+
+
+@pytest.mark.parametrize(("how", "suite"), [("named", "validation"), ("letter", "validation_letter")])
+def test_an_adapter_is_asked_in_the_format_that_it_was_trained_in(
+    how: str, suite: str, embedded_info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = planted(tmp_path / "mine", embedded_info, 22)
+    (path / RECORD).write_text(json.dumps({"kind": "lora", "settings": {"format": how}}))
+    assert _asked(StoryConfig(read_artifact(path), 22), tmp_path / "story", monkeypatch).suite[0] == suite
+    builder = PromptBuilder(load_tokenizer(resolve_model(DEFAULT_MODEL)))
+    expected = {
+        example.prompt_ids
+        for question in load_questions(
+            questions_file(), "test", "letter" if how == "letter" else "named", builder
+        )
+        for example in question.orders
+    }
+    heard: list[tuple[int, ...]] = []
+
+    def differences(_: Path, prompts: list[tuple[int, ...]]) -> Any:
+        heard.extend(prompts)
+        return [np.ones((2, 4), dtype=np.float32) for _ in prompts]
+
+    extractor = Extractor.__new__(Extractor)
+    extractor.builder = builder
+    monkeypatch.setattr(extractor, "differences", differences)
+    extractor.extract(path, "answer", prompts=6)
+    assert len(heard) == 6
+    assert set(heard) <= expected
 
 
 def test_a_verdict_follows_the_numbers() -> None:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.adapters import load_adapter, text_folder
-from harness.artifacts import Artifact, artifact_folders
+from harness.artifacts import Artifact, artifact_folders, read_artifact
+from harness.choices import VALIDATION, Format
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.experiments.one_vector import (
@@ -54,7 +55,8 @@ class StoryConfig:
     answer_prompts: int = 40
     """Test prompts at whose last position the difference is taken too."""
     scales: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
-    suites: tuple[str, ...] = ("validation", "awareness")
+    suites: tuple[str, ...] | None = None
+    """Of the functional test; None for the choices in the format that the adapter was trained in, and awareness."""
     engine: Literal["server", "reference"] = "reference"
     base_url: str | None = None
     limit: int | None = None
@@ -63,6 +65,12 @@ class StoryConfig:
     top: int = 10
     adapters: tuple[Path, ...] = field(default=())
     """Folders in which adapters are looked up."""
+
+
+def trained_format(adapter: Artifact) -> Format:
+    """Return the format of the questions that an adapter was trained on; the named one where no record says."""
+    settings = (adapter.record or {}).get("settings")
+    return "letter" if isinstance(settings, dict) and settings.get("format") == "letter" else "named"
 
 
 class Extractor:
@@ -103,11 +111,11 @@ class Extractor:
                 randomised(peft_model, random_seed)
             return mlp_differences(peft_model, self.layer, prompts)
 
-    def answer_prompts(self, count: int) -> list[tuple[int, ...]]:
-        """Return test prompts, one order a question, both as often."""
+    def answer_prompts(self, count: int, how: Format = "named") -> list[tuple[int, ...]]:
+        """Return test prompts in a format, one order a question, both as often."""
         from harness.training.data import load_questions, questions_file
 
-        questions = load_questions(questions_file(), "test", "named", self.builder)
+        questions = load_questions(questions_file(), "test", how, self.builder)
         random.Random(0).shuffle(questions)
         return [question.orders[i % 2].prompt_ids for i, question in enumerate(questions[:count])]
 
@@ -122,7 +130,8 @@ class Extractor:
     ) -> Floats:
         """Return the mean difference over a passage's positions, or over the answer positions of test prompts."""
         if where == "answer":
-            found = self.differences(path, self.answer_prompts(prompts))
+            asked = self.answer_prompts(prompts, trained_format(read_artifact(path)))
+            found = self.differences(path, asked)
             return mean_vector(np.stack([d[-1] for d in found]), list(range(len(found))))
         (difference,) = self.differences(path, [passage_ids(passage, self.tokenizer, seed)])
         return mean_vector(difference, chosen_positions(len(difference), where, count, seed))
@@ -161,9 +170,8 @@ def tell(
     ids = [passage_ids(passage, extractor.tokenizer, config.seed) for passage in passages]
     differences = extractor.differences(path, ids)
     by_passage = {p: asdict(one_vector(d)) for p, d in zip(passages, differences, strict=True)}
-    answers = np.stack(
-        [d[-1] for d in extractor.differences(path, extractor.answer_prompts(config.answer_prompts))]
-    )
+    asked = extractor.answer_prompts(config.answer_prompts, trained_format(config.adapter))
+    answers = np.stack([d[-1] for d in extractor.differences(path, asked)])
     # All prompts end in the same token: there is no first one to leave out.
     at_answers = one_vector(np.concatenate([answers[:1], answers]))
     first = differences[0]
@@ -262,7 +270,7 @@ def _functional(config: StoryConfig, vectors: list[str], out: Path, report: Repo
         if vector == vectors[0] or scale == 1
     ]
     asked = RunConfig(
-        suite=list(config.suites),
+        suite=list(config.suites or (VALIDATION[trained_format(config.adapter)], "awareness")),
         adapter=[config.adapter.name, *steered],
         adapters=[out / "vectors", config.adapter.path, *config.adapters],
         model=config.adapter.base_model,
