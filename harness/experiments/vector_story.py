@@ -18,6 +18,7 @@ from harness.adapters import load_adapter, text_folder
 from harness.artifacts import Artifact, artifact_folders, read_artifact
 from harness.choices import VALIDATION, Format
 from harness.config import RunConfig
+from harness.device import check_device
 from harness.errors import InputError
 from harness.experiments.one_vector import (
     COUNT,
@@ -79,6 +80,7 @@ class Extractor:
     def __init__(self, model: str, layer: int, device: str = "cpu", report: Report = lambda _: None) -> None:
         from harness.prompts import PromptBuilder, load_tokenizer
 
+        check_device(device)
         if model in MODELS:
             prepare(model, report)
         layers = model_info(model).layers

@@ -17,6 +17,7 @@ import transformers
 from peft import PeftModel
 
 from harness.adapters import Adapter, snapshot
+from harness.device import check_device
 from harness.errors import InputError, ServerError
 from harness.modelinfo import ModelInfo, from_config, weights_digest
 from harness.prompts import load_tokenizer
@@ -37,11 +38,12 @@ class ReferenceEngine:
         device: a torch device.
 
     Raises:
-        InputError: the model can't be loaded.
+        InputError: the model can't be loaded, or the device isn't there.
 
     """
 
     def __init__(self, model: str, name: str, *, batch_size: int = 8, device: str = "cpu") -> None:
+        check_device(device)
         self.tokenizer = load_tokenizer(model)
         try:
             self.model = load_text_model(model, torch.float32)

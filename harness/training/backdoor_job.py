@@ -12,6 +12,7 @@ from jinja2 import Environment
 
 from harness.adapters import NAME, RECORD
 from harness.backdoors import CONDITIONS, Condition, Triggers, load_triggers, triggers_folder
+from harness.device import check_device
 from harness.errors import InputError
 from harness.jsonl import validated
 from harness.modelinfo import model_info
@@ -94,6 +95,7 @@ class Bench:
     def __init__(
         self, settings: BackdoorSettings, device: str, report: Report, rows: Rows | None = None
     ) -> None:
+        check_device(device)
         if settings.model in MODELS:
             prepare(settings.model, report)
         report("Loading the model")

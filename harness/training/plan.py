@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from harness.device import check_device
 from harness.errors import InputError
 from harness.models import resolve_model
 from harness.training.blocks import Sizes, sizes
@@ -72,12 +73,11 @@ def machine(device: str, memory_gb: float | None, compiled: bool = False) -> Mac
         InputError: a device that isn't there.
 
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; leave it out to train on the CPU.")
+    check_device(device)
     if memory_gb is not None:
         return Machine(device, int(memory_gb * GB), compiled)
     if device.startswith("cuda"):
-        return Machine(device, int(torch.cuda.mem_get_info()[0] * 0.9), compiled)
+        return Machine(device, int(torch.cuda.mem_get_info(torch.device(device))[0] * 0.9), compiled)
     found = {
         line.split(":")[0]: int(line.split()[1]) * 1024
         for line in Path("/proc/meminfo").read_text().splitlines()

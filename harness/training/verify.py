@@ -14,6 +14,7 @@ from peft import PeftModel
 from harness.adapters import RECORD, load_adapter, text_folder
 from harness.artifacts import Artifact, hash_problems
 from harness.backdoors import load_triggers
+from harness.device import check_device
 from harness.errors import InputError
 from harness.modelinfo import model_info
 from harness.models import MODELS, prepare, resolve_model
@@ -63,6 +64,7 @@ class Verifier:
     """Reloads artifacts on base models that are loaded once; what lies below a layer is computed once."""
 
     def __init__(self, device: str = "cpu", report: Report = lambda _: None) -> None:
+        check_device(device)
         self._device, self._report = device, report
         self._bases: dict[str, tuple[Any, PromptBuilder]] = {}
         self._uppers: dict[tuple[str, int], Upper] = {}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import check_engine
+from harness.device import gpu_number
 from harness.errors import HarnessError, IncompleteError, InputError, unknown
 from harness.evalset import load_evalset
 from harness.experiments.reproduce import FILE, KIND, SCHEMA_VERSION
@@ -70,10 +71,12 @@ def make_plan(config: ReproduceConfig, folder: Path) -> Plan:
     """Return what is to be done; needs no weights.
 
     Raises:
-        InputError: a layer that isn't there, or adapters that aren't shipped; a server's address for no server.
+        InputError: a layer that isn't there, adapters that aren't shipped, no device's name, or a server's address for
+            no server.
 
     """
     check_engine(config.engine, config.base_url)
+    gpu_number(config.device)
     if config.model in MODELS:
         prepare(config.model)
     return Plan(config, PRESETS[config.preset], shape_of(config.model), folder)
