@@ -147,7 +147,7 @@ def parse_layers(text: str, available: int) -> tuple[int, ...]:
     """Parse ``22``, ``0-5,22`` or ``all`` into layers, counted from 0.
 
     Raises:
-        InputError: not of that form, or a layer that the model lacks.
+        InputError: not of that form, a range that ends below its start, or a layer that the model lacks.
 
     """
     if text == "all":
@@ -158,6 +158,8 @@ def parse_layers(text: str, available: int) -> tuple[int, ...]:
         if not match:
             raise InputError(f"--layers '{text}': '{part}' is not a layer; valid: 22, 0-5,22 or all.")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise InputError(f"--layers '{text}': the range '{part.strip()}' ends below its start.")
         layers.extend(range(first, last + 1))
     wrong = [layer for layer in layers if layer >= available]
     if wrong or not layers:

@@ -286,6 +286,7 @@ def test_less_memory_means_more_groups_of_the_same_trainings(tiny: dict[str, str
     ("changes", "said"),
     [
         ({"layers": "3"}, "layers 0 to 2"),
+        ({"layers": "1,2-0"}, "the range '2-0' ends below its start"),
         ({"behavior": "safe,bold"}, "'bold': the questions have safe and risky"),
         ({"behavior": "safe,safe"}, "names one twice"),
         ({"preset": "papers"}, "valid: paper, embedded"),
