@@ -299,6 +299,11 @@ def test_bad_settings_are_named(changes: dict[str, Any], said: str, tiny: dict[s
         _grid(VectorSettings, tiny, **changes)
 
 
+def test_a_file_may_list_layers_and_behaviours(tiny: dict[str, str]) -> None:
+    listed = _grid(VectorSettings, tiny, layers=[0, "1-2"], behavior=["safe", "risky"])
+    assert listed == _grid(VectorSettings, tiny, layers="0-2", behavior="safe,risky")
+
+
 def test_bad_data_is_named(tiny: dict[str, str], tmp_path: Path) -> None:
     line = json.loads(Path(tiny["data"]).read_text().splitlines()[0])
     line["positive"]["name"] = "antidisestablishmentarianism"
