@@ -196,7 +196,8 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
     if not dry_run and (output_dir is None) == (candidate_log is None):
         raise InputError("Give either --output-dir (train and keep) or --candidate-log (try settings).")
     if from_record is not None and (given or config):
-        raise InputError(f"--from-record takes its settings from the record; leave out {', '.join(given)}.")
+        named = ", ".join([*given, *(["config"] if config else [])])
+        raise InputError(f"--from-record takes its settings from the record; leave out {named}.")
     with reporting() as reporter:
         if from_record is not None:
             from harness.training.record import read_settings
