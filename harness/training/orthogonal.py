@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from harness.adapters import shipped_adapters
 from harness.errors import InputError
 from harness.training.climb import start_vector
 from harness.training.data import Example, Question
@@ -21,7 +23,7 @@ from harness.training.lasttoken import LastToken
 from harness.training.lora import last_logits
 from harness.training.settings import VectorSettings
 from harness.training.vector import TrainedVector, attach
-from harness.vectors import SteeringVector
+from harness.vectors import CONFIG, SteeringVector, find_vector, read_vector, vector_folders
 
 
 def basis(vectors: Sequence[SteeringVector], hidden_size: int) -> torch.Tensor:
@@ -45,6 +47,24 @@ def basis(vectors: Sequence[SteeringVector], hidden_size: int) -> torch.Tensor:
     if len(kept) >= hidden_size:
         raise InputError(f"--orthogonal-to: {len(vectors)} vectors leave no direction of {hidden_size}.")
     return torch.tensor(kept, dtype=torch.float32)
+
+
+def given_vectors(names: Sequence[str], hidden_size: int) -> list[SteeringVector]:
+    """Read vectors by a shipped one's name or by folder.
+
+    Raises:
+        InputError: no such vector, or as :func:`basis`.
+
+    """
+    if not names:
+        return []
+    shipped = vector_folders([shipped_adapters()])
+    found = []
+    for name in names:
+        here = name not in shipped and (Path(name) / CONFIG).is_file()
+        found.append(read_vector(Path(name) if here else find_vector(name, [shipped_adapters()])))
+    basis(found, hidden_size)
+    return found
 
 
 def fit_orthogonal(

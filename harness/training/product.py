@@ -92,10 +92,15 @@ def make_grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
     model = given.get("model", DEFAULT_MODEL)
     if model in MODELS:
         prepare(model)
-    layers = parse_layers(_listed(given.pop("layers")), model_info(model).layers)
+    info = model_info(model)
+    layers = parse_layers(_listed(given.pop("layers")), info.layers)
     sets = tuple((layer,) for layer in layers) if each else (layers,)
     values = preset(named, kind, len(sets[0]), given.get("format", "named")) | given
     settings = validated(kind, values | {"layers": sets[0], "behavior": behaviors[0]})
+    if isinstance(settings, VectorSettings) and settings.orthogonal_to:
+        from harness.training.orthogonal import given_vectors
+
+        given_vectors(settings.orthogonal_to, info.hidden_size)
     first = settings.seed
     return Grid(settings, sets, tuple(range(first, first + seeds)), tuple(behaviors))  # type: ignore[arg-type]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from harness.adapters import shipped_adapters
 from harness.errors import RunError
+from harness.modelinfo import model_info
 from harness.models import resolve_model
 from harness.reference import fused
 from harness.training import lora, record
@@ -14,12 +14,11 @@ from harness.training.blocks import Blocks
 from harness.training.fit import Trained, steps_of
 from harness.training.groups import Outcome
 from harness.training.lora import Accuracy
-from harness.training.orthogonal import train_orthogonal
+from harness.training.orthogonal import given_vectors, train_orthogonal
 from harness.training.plan import Machine, plan_groups
 from harness.training.prepared import EVALUATED, Prepared, prepare_data
 from harness.training.product import Grid, is_plain, name_of
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
-from harness.vectors import find_vector, read_vector
 
 
 def train_plainly(
@@ -30,6 +29,8 @@ def train_plainly(
     splits: tuple[str, ...] = EVALUATED,
 ) -> tuple[Outcome, Trained, dict[str, Accuracy]]:
     """Train by one whole pass a batch; a loss or a parameter that is not finite is the outcome's failed step."""
+    names = settings.orthogonal_to if isinstance(settings, VectorSettings) else ()
+    to = given_vectors(names, model_info(settings.model).hidden_size)
     report("Loading the model")
     base = lora.load_base(resolve_model(settings.model), on.device, settings.dtype)
     heard = 0
@@ -47,10 +48,7 @@ def train_plainly(
                 record.round_to_half(trained.model)
             else:
                 assert isinstance(settings, VectorSettings)
-                found = [find_vector(name, [shipped_adapters()]) for name in settings.orthogonal_to]
-                trained = train_orthogonal(
-                    base, questions, settings, [read_vector(f) for f in found], progress
-                )
+                trained = train_orthogonal(base, questions, settings, to, progress)
     except RunError:
         return Outcome(failed_step=min(heard + 1, steps_of(questions, settings))), Trained(None, None), {}
     assert trained.logits_of is not None
