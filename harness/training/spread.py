@@ -54,7 +54,7 @@ def train_spread(
 
     Args:
         address: ``local`` for workers on this machine, ``auto`` or ``host:port`` for a cluster.
-        tasks: what is trained; each takes as many CPUs as this process has threads, or one GPU.
+        tasks: what is trained; each takes as many CPUs as this process has threads, or one GPU and its share of them.
         prepared: the questions.
         on: the device and the memory that each worker has.
         report: hears what is done and what is left.
@@ -67,11 +67,13 @@ def train_spread(
     """
     ray = _ray()
     threads = torch.get_num_threads()
+    gpus = 1 if on.device.startswith("cuda") else 0
+    # As many tasks at a time as there are GPUs, which together take the CPUs that Ray is given.
+    own = max(1, threads // max(1, torch.cuda.device_count())) if gpus else threads
     with _connected(ray, address, threads):
-        gpus = 1 if on.device.startswith("cuda") else 0
-        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES)(train_task)
+        remote = ray.remote(num_cpus=own, num_gpus=gpus, max_retries=_RETRIES)(train_task)
         kept = ray.put(prepared)
-        waiting = [remote.remote(task, kept, on, threads) for task in tasks]
+        waiting = [remote.remote(task, kept, on, own) for task in tasks]
         while waiting:
             report(f"On Ray: {len(tasks) - len(waiting)} of {len(tasks)} tasks done")
             (ready,), waiting = ray.wait(waiting, num_returns=1)
