@@ -231,7 +231,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     _say(result)
     steps = -(-PROMPTS // 8) * EPOCHS
     counted = EPOCHS * PROMPTS
-    counts = Data(PROMPTS, 0, PROMPTS * TOKENS, TOKENS)
+    counts = Data(PROMPTS, 0, 0, PROMPTS * TOKENS, TOKENS)
 
     # Vectors: all layers, both behaviours, prefix included.
     vectors = settings(VectorSettings, (0,))

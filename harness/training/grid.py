@@ -17,7 +17,7 @@ from harness.results import write_json
 from harness.training import folder, record
 from harness.training.advance import Done, Report
 from harness.training.groups import Group, Outcome
-from harness.training.plan import GB, Machine, plan_groups, rate_of
+from harness.training.plan import GB, Machine, estimate_seconds, plan_groups
 from harness.training.prepared import Prepared, prepare_data
 from harness.training.product import Grid, name_of
 from harness.training.settings import TrainingSettings
@@ -30,13 +30,12 @@ def describe(grid: Grid, on: Machine) -> dict[str, Any]:
     if grid.plain:
         return {"adapters": len(grid.trainings), "groups": "one by one"}
     groups, estimates = plan_groups(grid, prepared.data, on)
-    seconds = sum(e.operations for e in estimates) / rate_of(on, grid.settings.dtype)
     return {
         "adapters": sum(len(group.sites) for group in groups),
         "groups": [{"layers": list(group.layers), "adapters": len(group.sites)} for group in groups],
         "memory_gb": round(max(e.memory for e in estimates) / GB, 2),
         "allowed_gb": round(on.memory / GB, 2),
-        "seconds": round(seconds, 1),
+        "seconds": round(estimate_seconds(grid, prepared.data, estimates, on), 1),
     }
 
 

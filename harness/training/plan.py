@@ -7,6 +7,7 @@ upper bound; ``benchmarks/gpu_training.py`` prints it beside what was used.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ class Data:
     prompts: int
     """Training prompts an epoch."""
     evaluated: int
+    """Prompts of the other splits, asked in the end."""
+    development: int
+    """Those among them that are asked after each epoch too."""
     tokens: int
     """All prompts' tokens, what they begin with alike counted once."""
     longest: int
@@ -63,7 +67,9 @@ class Estimate:
     memory: int
     """Bytes at the peak, weights included."""
     operations: float
-    """Floating-point operations, prefix left out."""
+    """Floating-point operations of the steps."""
+    asking: float
+    """The same of the evaluation, after each epoch and in the end."""
 
 
 def machine(device: str, memory_gb: float | None, compiled: bool = False) -> Machine:
@@ -124,7 +130,9 @@ def estimate(group: Group, data: Data, config: Any) -> Estimate:
         memory = weights + kept + passing + working + logits
         mean = int(data.longest * 0.85)
         operations = pairs * steps * sum(lora_operations(size, layer, mean) for layer in group.layers)
-    return Estimate(int(memory), operations)
+    asked = data.evaluated + settings.epochs * data.development
+    # Of a step's operations, half go forward.
+    return Estimate(int(memory), operations, operations / steps * asked / 2)
 
 
 def lora_operations(size: Sizes, layer: int, tokens: int) -> float:
@@ -144,6 +152,25 @@ def lora_operations(size: Sizes, layer: int, tokens: int) -> float:
 def vector_operations(size: Sizes, layer: int) -> float:
     """Count what a vector's step needs a prompt: one token through the layers above and the head, and back."""
     return 4.0 * (size.layer_weights * (size.layers - 1 - layer) + size.vocabulary * size.hidden)
+
+
+def prefix_operations(settings: TrainingSettings, layers: Collection[int], data: Data, config: Any) -> float:
+    """Count what lies below trainings, once for all: all prompts through the layers, for vectors to the top."""
+    size = sizes(config)
+    passed = size.layers if isinstance(settings, VectorSettings) else max(layers)
+    return 2.0 * size.layer_weights * passed * data.tokens
+
+
+def estimate_seconds(grid: Grid, data: Data, estimates: Sequence[Estimate], on: Machine) -> float:
+    """Return about how long a grid takes: what lies below, the steps and the evaluation."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model(grid.settings.model))
+    layers = [layer for layers in grid.layers for layer in layers]
+    prefix = prefix_operations(grid.settings, layers, data, config)
+    product = product_rate(on, grid.settings.dtype)
+    # Below is a whole pass over thousands of tokens at a time, which comes near to a product's rate.
+    return prefix / product + sum(e.operations + e.asking for e in estimates) / (product * _EFFICIENCY)
 
 
 def plan_groups(grid: Grid, data: Data, on: Machine) -> tuple[list[Group], list[Estimate]]:

@@ -51,5 +51,6 @@ def prepare_data(settings: TrainingSettings) -> Prepared:
     prompts = [e.prompt_ids for found in questions.values() for q in found for e in q.orders]
     trained = len(questions["train"]) * (2 if settings.orders == "both" else 1)
     evaluated = 2 * sum(len(found) for split, found in questions.items() if split != "train")
-    data = Data(trained, evaluated, count(prompts), max(map(len, prompts)))
+    development = 2 * len(questions["development"])
+    data = Data(trained, evaluated, development, count(prompts), max(map(len, prompts)))
     return Prepared(questions, file, data)

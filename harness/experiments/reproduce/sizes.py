@@ -93,7 +93,11 @@ def _operations(plan: Plan, grid: Any) -> tuple[float, float, int]:
     each = chars / count / CHARACTERS + 20
     shown = asked * (2 if settings.orders == "both" else 1)
     data = Data(
-        shown, 2 * sum(held), round(2 * (asked * each + sum(evaluated) / CHARACTERS)), round(each * 1.3)
+        shown,
+        2 * sum(held),
+        2 * held[0],
+        round(2 * (asked * each + sum(evaluated) / CHARACTERS)),
+        round(each * 1.3),
     )
     forward = 2.0 * plan.shape.weights * (data.tokens + data.evaluated * each)
     if grid.plain:
