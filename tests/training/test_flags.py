@@ -9,8 +9,8 @@ import pytest
 
 from harness.cli.train import _train
 from harness.errors import InputError
-from harness.training import jobs
 from harness.training.orthogonal import given_vectors
+from harness.training.product import make_grid
 from harness.training.settings import VectorSettings
 from harness.vectors import write_vector
 from tests.steering.tiny import vector
@@ -54,9 +54,9 @@ def test_vectors_to_keep_off_are_found_or_refused_with_the_settings(
         (str(tmp_path / "none"), "none"),
     ):
         with pytest.raises(InputError, match=said):
-            jobs.grid(VectorSettings, given | {"orthogonal_to": (name,)})
+            make_grid(VectorSettings, given | {"orthogonal_to": (name,)})
     write_vector(tmp_path / "mine", vector("mine", 0, hidden=96))
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "./mine", str(tmp_path / "mine")):
-        assert jobs.grid(VectorSettings, given | {"orthogonal_to": (name,)}).plain
+        assert make_grid(VectorSettings, given | {"orthogonal_to": (name,)}).plain
         assert [found.name for found in given_vectors([name], 96)] == ["mine"]

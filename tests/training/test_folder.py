@@ -14,6 +14,7 @@ from harness.training.backdoor import TrainedBackdoor
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.folder import FAILURES, append, settled, torn
 from harness.training.plan import GB, Machine
+from harness.training.product import make_grid
 from harness.training.settings import VectorSettings
 
 HERE = Machine("cpu", 2 * GB)
@@ -41,7 +42,7 @@ def test_a_torn_last_line_costs_that_line_alone(tmp_path: Path) -> None:
 )
 def test_a_grid_goes_on_over_a_torn_line_and_says_so(line: str, tiny: dict[str, str], tmp_path: Path) -> None:
     given = {"behavior": "safe", "layers": "2", "epochs": 1, "batch_size": 4}
-    made = jobs.grid(VectorSettings, given | tiny)
+    made = make_grid(VectorSettings, given | tiny)
     grid.run(made, tmp_path / "grid", HERE, lambda _: None)
     (tmp_path / "grid" / FAILURES).write_text(line)
     heard: list[str] = []
@@ -69,7 +70,7 @@ def test_a_killed_training_is_begun_again_by_the_same_call(
     tiny: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"behavior": "safe", "layers": "2", "epochs": 1, "batch_size": 4}
-    settings, out = jobs.grid(VectorSettings, given | tiny).settings, tmp_path / "new" / "vec"
+    settings, out = make_grid(VectorSettings, given | tiny).settings, tmp_path / "new" / "vec"
     _kill_once(monkeypatch)
     with pytest.raises(_Killed):
         jobs.train(settings, out, "cpu", lambda _: None, HERE)

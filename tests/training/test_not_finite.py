@@ -12,6 +12,7 @@ from harness.errors import RunError
 from harness.training import grid, jobs
 from harness.training.folder import FAILURES
 from harness.training.plan import GB, Machine
+from harness.training.product import make_grid
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 
 HERE = Machine("cpu", 2 * GB)
@@ -48,7 +49,7 @@ def test_of_a_grid_the_one_training_is_noted_as_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = {"behavior": "safe,risky", "layers": "1", "each_layer": True, "epochs": 2, "orders": "both"}
-    made = jobs.grid(kind, given | tiny | {"batch_size": 4})
+    made = make_grid(kind, given | tiny | {"batch_size": 4})
     _breaking(monkeypatch, 6, value)
     results = grid.run(made, tmp_path / "grid", HERE, _quiet)
     vec = "_vec" if kind is VectorSettings else ""
@@ -63,7 +64,7 @@ def test_one_lora_of_several_layers_is_not_kept(
     value: float, tiny: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"behavior": "safe", "layers": "0-1", "epochs": 1, "batch_size": 4}
-    made = jobs.grid(LoraSettings, given | tiny)
+    made = make_grid(LoraSettings, given | tiny)
     _breaking(monkeypatch, 3, value)
     with pytest.raises(RunError, match="not finite at step 3"):
         jobs.train(made.settings, tmp_path / "lora", "cpu", _quiet, HERE)

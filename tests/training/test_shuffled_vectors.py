@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.training import jobs
 from harness.training.plan import GB, Machine
+from harness.training.product import make_grid
 from harness.training.settings import VectorSettings
 from harness.training.shuffled import train_shuffled
 from harness.vectors import read_vector
@@ -22,7 +23,7 @@ def _quiet(_: str) -> None:
 def test_the_records_questions_precision_and_start_are_its_own(tiny: dict[str, str], tmp_path: Path) -> None:
     given = {"behavior": "safe", "layers": "1", "epochs": 1, "batch_size": 2} | tiny
     given |= {"questions": 4, "init": "unit", "dtype": "bfloat16", "learning_rate": 0.01}
-    settings = jobs.grid(VectorSettings, given).settings
+    settings = make_grid(VectorSettings, given).settings
     jobs.train(settings, tmp_path / "vec", "cpu", _quiet, HERE)
     found = train_shuffled(read_vector(tmp_path / "vec"), tiny["model"], 5)
     same = settings.model_copy(update={"seed": 5, "shuffled_labels": 5})
