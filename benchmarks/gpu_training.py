@@ -368,7 +368,8 @@ def table(found: dict[str, Any]) -> str:
             f"({loras['planned_gb']:.0f}) |",
             f"| vectors, {found['shape']['layers']} layers × 2 | {anchors('vector')} (layer {found['layer']}) | "
             f"{vectors['prompts_per_second']:.0f} | {vectors['seconds']:.1f} s, of which "
-            f"{vectors['prefix_seconds']:.1f} s prefix | {vectors['floor_seconds']:.1f} s | "
+            f"{vectors['prefix_seconds']:.1f} s prefix ({vectors['first_seconds']:.1f} s the first time in a process) "
+            f"| {vectors['floor_seconds']:.1f} s | "
             f"{vectors['seconds'] / vectors['floor_seconds']:.2f} | {vectors['peak_gb']:.0f} GB "
             f"({vectors['planned_gb']:.0f}) |",
             f"| all-layer LoRA, batch {every['batch']} | {anchors('all')} | {every['prompts_per_second']:.0f} | | | "
