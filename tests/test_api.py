@@ -65,11 +65,12 @@ def test_a_sweep_from_python(tmp_path: Path) -> None:
     )
     assert swept.folder.parent == tmp_path
     assert swept.results["schema_version"]
-    profile, grid = swept.figures
+    profile, items, grid = swept.figures
     assert profile.title.startswith("safe_vec_l22: effect by layer, |α| < ")
+    assert items.title.endswith("question by question, |α| < 0.1")
     assert grid.suite == "awareness"
     shown = swept._repr_html_()
-    assert shown.count("<svg ") == 2
+    assert shown.count("<svg ") == 3
     ids = re.findall(r'\bid="([^"]+)"', shown)
     assert len(ids) == len(set(ids)), "one figure's names would point into another"
     assert set(re.findall(r"url\(#([^)]+)\)", shown)) <= set(ids)

@@ -43,10 +43,14 @@ def sweep_share(swept: Swept) -> Share:
 
     charts.need()
     found = share(Document(swept.folder / "results.json", "sweep", swept.results))
-    profile, *grids = found.figures
-    # The page switches the limit; a picture shows the smallest.
-    limit = min(line["limit"] for line in swept.results["profiles"])
-    return replace(found, figures=(replace(profile, title=f"{profile.title}, |α| < {limit}"), *grids))
+    profile, items, *grids = found.figures
+    # The page switches the limit; a picture shows the smallest of the suites', the largest of the questions'.
+    limits = [line["limit"] for line in swept.results["profiles"]]
+    titled = [
+        replace(figure, title=f"{figure.title}, |α| < {limit}")
+        for figure, limit in ((profile, min(limits)), (items, max(limits)))
+    ]
+    return replace(found, figures=(*titled, *grids))
 
 
 def figure_html(figure: Figure) -> str:
