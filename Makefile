@@ -35,8 +35,8 @@ chaos: setup-test  ## Kill, cut off and confuse runs by a seeded campaign, and c
 
 pages: setup-test  ## Rebuild the reference report from its runs, test pages in Chromium, take their pictures
 	$(HARNESS) report reports/adapters/runs $(wildcard reports/vector_story reports/sweep reports/training \
-		reports/patching reports/backdoor reports/backdoor_awareness adapters/*_harbour_*/training.json \
-		adapters/*_fruits_*/training.json) --output-dir reports/smollm2-135m
+		reports/patching reports/backdoor reports/backdoor_awareness adapters/backdoor_*/training.json \
+		adapters/decorrelated_*/training.json) --output-dir reports/smollm2-135m
 	REQUIRE_BROWSER=1 $(PY) -m pytest tests/pages
 	$(PY) -m scripts.screens reports/smollm2-135m/report.html
 	$(PY) -m mkdocs build --strict

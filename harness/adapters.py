@@ -284,11 +284,10 @@ def _copy_weights(source: Path, target: Path, model: ModelInfo) -> None:
     raw = source.read_bytes()
     size = int.from_bytes(raw[:8], "little")
     header: dict[str, Any] = json.loads(raw[8 : 8 + size])
-    prefix = "model.language_model." if model.multimodal else "model."
     renamed = {}
     for key, entry in header.items():
         match = _KEY.match(key)
-        name = f"base_model.model.{prefix}{_canonical(match)}.weight" if match else key
+        name = f"base_model.model.{model.text_prefix}{_canonical(match)}.weight" if match else key
         renamed[name] = entry
     text = json.dumps(renamed).encode()
     text += b" " * (-len(text) % 8)

@@ -53,6 +53,11 @@ class ModelInfo:
         """Whether the text model sits inside a larger one (Gemma 3's full checkpoint)."""
         return self.architecture.endswith("ForConditionalGeneration")
 
+    @property
+    def text_prefix(self) -> str:
+        """What the names of the text model's modules begin with in its checkpoint's class of transformers."""
+        return "model.language_model." if self.multimodal else "model."
+
     def linear_shape(self, module: str) -> tuple[int, int] | None:
         """Return ``(in, out)`` of a linear module by its last name, None for one that can't have a LoRA."""
         h, i = self.hidden_size, self.intermediate_size

@@ -109,7 +109,7 @@ def against(first: Run, other: Run, anyway: bool = False) -> Against:
     for (suite, subject), own in both.groupby(["suite", "subject"], sort=False):
         shared = own[own["_merge"] == "both"]
         if shared.empty:
-            continue  # Named by _lacking.
+            continue
         difference = (shared["logit_diff"] - shared["logit_diff_other"]).to_numpy()
         sizes = abs(difference)
         changes.append(
@@ -127,20 +127,20 @@ def against(first: Run, other: Run, anyway: bool = False) -> Against:
         )
     if not changes:
         raise InputError(f"{first.path.name} and {other.path.name} share no suite, subject and item.")
-    lacking = (_lacking(first, other), _lacking(other, first))
+    compared = {(change.suite, change.subject) for change in changes}
+    lacking = (_lacking(first, other, compared), _lacking(other, first, compared))
     return Against(first.path.name, other.path.name, tuple(differs), *lacking, noise, tuple(changes))
 
 
-def _lacking(run: Run, other: Run) -> tuple[str, ...]:
+def _lacking(run: Run, other: Run, compared: set[tuple[str, str]]) -> tuple[str, ...]:
     """Name the suites, the subjects and the cells of a run of which the other has no item."""
-    found = []
-    for kind in ("suite", "subject"):
-        names, known = run.rows[kind].unique(), set(other.rows[kind])
-        found += [f"{kind} {name}" for name in names if name not in known]
-    keys = ["suite", "subject", "item"]
-    both = run.rows[keys].merge(other.rows[keys], on=keys, how="left", indicator=True)
-    known_suites, known_subjects = set(other.rows["suite"]), set(other.rows["subject"])
-    for (suite, subject), own in both.groupby(["suite", "subject"], sort=False):
-        if suite in known_suites and subject in known_subjects and not (own["_merge"] == "both").any():
-            found.append(f"{subject} on {suite}")
+    suites, subjects = (set(other.rows[key]) for key in ("suite", "subject"))
+    found = [f"suite {name}" for name in run.rows["suite"].unique() if name not in suites]
+    found += [f"subject {name}" for name in run.rows["subject"].unique() if name not in subjects]
+    cells = run.rows[["suite", "subject"]].drop_duplicates().itertuples(index=False, name=None)
+    found += [
+        f"{subject} on {suite}"
+        for suite, subject in cells
+        if suite in suites and subject in subjects and (suite, subject) not in compared
+    ]
     return tuple(found)

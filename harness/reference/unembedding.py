@@ -51,8 +51,7 @@ def gains(model: Any, layer: int, hook_point: str) -> torch.Tensor:
     no case of its own. ``mlp_out`` lies before the layer's ``post_feedforward_layernorm`` where there is one.
     """
     block = decoder_layers(model)[layer]
-    core = model.model
-    norms = [getattr(core, "language_model", core).norm]
+    norms = [model.model.norm]
     if hook_point == "mlp_out" and hasattr(block, "post_feedforward_layernorm"):
         norms.append(block.post_feedforward_layernorm)
     ones = torch.ones(model.lm_head.weight.shape[1], device=model.lm_head.weight.device)

@@ -1,8 +1,8 @@
 """What a subject's name says of its training: behaviour, adapted layers, seed.
 
 Shipped adapters are called ``risky_l22``, ``safe_all``, ``risky_vec_l22``, their further seeds ``risky_l22-seed1``;
-grids and reproductions call theirs ``risky_l22_s0``, ``safe_vec_l22_s1``, ``risky_l0to47x48_s0``. A run's manifest
-keeps no layers or seeds, so that names are all there is.
+grids and reproductions call theirs ``risky_l22_s0``, ``safe_vec_l22_s1``, ``risky_l0to47x48_s0``. Runs whose
+manifests don't say what their subjects were trained as (:mod:`harness.trained`) have nothing else.
 """
 
 from __future__ import annotations

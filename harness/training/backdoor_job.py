@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from harness.adapters import NAME, RECORD
+from harness.adapters import RECORD
 from harness.backdoors import CONDITIONS, Condition, Triggers, load_triggers, triggers_folder
 from harness.device import check_device
 from harness.errors import InputError
@@ -23,6 +23,7 @@ from harness.training.backdoor_data import Row, choices_of, evaluation_rows, tra
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, Question, questions_file
 from harness.training.folder import whole
+from harness.training.product import check_name
 from harness.training.settings import parse_layers
 from harness.training.together import differences_together, fit_together, stack_loras, stack_vectors
 from harness.vectors import SteeringVector, VectorConfig, write_vector
@@ -225,10 +226,7 @@ def train(
         InputError: the output folder exists, or its name is no adapter name.
 
     """
-    if out.exists():
-        raise InputError(f"{out}: exists already; give a new folder.")
-    if not NAME.match(out.name):
-        raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
+    check_name(out)
     bench = bench or Bench(settings, device, report)
     trained, cells, prompts = bench.run(settings, tuple(EVALUATED), judged_on)
     try:

@@ -86,9 +86,9 @@ def save_lora(out: Path, trained: Trained, settings: TrainingSettings) -> None:
     config.base_model_name_or_path = settings.model
     config.inference_mode = True
     config.save_pretrained(out)
-    if model_info(settings.model).multimodal:
-        state = {key.replace("model.layers.", "model.language_model.layers."): v for key, v in state.items()}
-    save_file({k: v.half().contiguous() for k, v in state.items()}, out / WEIGHTS, metadata={"format": "pt"})
+    layers = f"{model_info(settings.model).text_prefix}layers."
+    kept = {k.replace("model.layers.", layers): v.half().contiguous() for k, v in state.items()}
+    save_file(kept, out / WEIGHTS, metadata={"format": "pt"})
 
 
 def _save_vector(out: Path, trained: TrainedVector, settings: VectorSettings) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.adapters import shipped_adapters
 from harness.errors import RunError
 from harness.experiments.backdoor_awareness import SUITE as BACKDOOR_SUITE
 from harness.experiments.reproduce import sizes
@@ -16,6 +17,7 @@ from harness.experiments.reproduce.sizes import Size
 from harness.experiments.reproduce.step import Step
 from harness.experiments.reproduce.trainings import Backdoor, Choices, Layers
 from harness.experiments.sweep.config import SUITES
+from harness.trained import read_trained
 
 RANDOM_TRIGGERS = 3
 REPORT = "report"
@@ -176,9 +178,16 @@ class Patching(Step):
 
     def _subjects(self, plan: Plan) -> list[str]:
         trigger = plan.preset.backdoors.triggers[0]
-        names = [*plan.shipped_backdoors(), *(name for name, _ in plan.backdoors())]
-        own = [name for name in names if name.startswith("backdoor") and trigger in name.split("_")]
-        return [plan.vectors()[1], *own]
+        records = {name: read_trained(shipped_adapters() / name) for name in plan.shipped_backdoors()}
+        shipped = [
+            name for name, of in records.items() if of and (of.trigger, of.behavior) == (trigger, "backdoor")
+        ]
+        own = [
+            name
+            for name, given in plan.backdoors()
+            if given["trigger"] == trigger and not given.get("decorrelated")
+        ]
+        return [plan.vectors()[1], *shipped, *own]
 
     def plan(self, plan: Plan) -> Size:
         """Count patched passes."""

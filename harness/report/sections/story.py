@@ -88,7 +88,7 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
 def _heat(data: pd.DataFrame, x: Any, y: Any, value: str, hover: list[Any], height: int) -> Any:
     import altair as alt
 
-    colour = alt.Color(f"{value}:Q", scale=alt.Scale(scheme="blueorange", domain=[-1, 1]), title="cosine")
+    colour = charts.signed_colour(value, "cosine", 1)
     return alt.Chart(data).mark_rect().encode(x=x, y=y, color=colour, tooltip=hover).properties(
         width="container", height=height
     )  # fmt: skip
