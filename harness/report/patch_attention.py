@@ -16,8 +16,15 @@ from harness.report.parts import Claim, Figure, Share, effect_if
 NOTHING = Share((), (), ())
 
 
-def attention(document: Document) -> Share:
-    """Say which head changes most, and draw all heads' change beside the base model's attention."""
+def attention(document: Document, drawn: set[bytes]) -> Share:
+    """Say which head changes most, and draw all heads' change beside the base model's attention.
+
+    Args:
+        document: the experiment's.
+        drawn: the base model's attention as it was drawn so far: experiments that share their prompts share it, and
+            one picture does for all. What is drawn here is added.
+
+    """
     heads = document.table("attention")
     if heads is None or not (heads["condition"] == "trigger").any():
         return NOTHING
@@ -28,23 +35,28 @@ def attention(document: Document) -> Share:
     name, place = document.content["adapter"], document.path.parent.name
     said = "".join(f" {claim.text}" for claim in claims)
     what = "the last token's attention on the trigger"
-    figures = (
+    figures = [
         Figure(
             f"attention_change_{place}",
             f"{name}: {what}, changed model minus base",
             f"Heat map by layer and head of {what}, {name} minus the base model, mean over "
             f"{stems['stem'].nunique()} stems.{said}",
             _map(means, charts.signed_colour("change", "change", float(means["change"].abs().max()))),
-        ),
-        Figure(
-            f"attention_base_{place}",
-            f"{name}: {what}, base model",
-            f"Heat map by layer and head of {what} in the base model of {name}, mean over "
-            f"{stems['stem'].nunique()} stems.",
-            _map(means, charts.share_colour("attention_base", "attention")),
-        ),
-    )
-    return Share(claims, figures, ())
+        )
+    ]
+    base = means["attention_base"].to_numpy().round(4).tobytes()
+    if base not in drawn:
+        drawn.add(base)
+        figures.append(
+            Figure(
+                f"attention_base_{place}",
+                f"{name}: {what}, base model",
+                f"Heat map by layer and head of {what} in the base model of {name}, mean over "
+                f"{stems['stem'].nunique()} stems.",
+                _map(means, charts.share_colour("attention_base", "attention")),
+            )
+        )
+    return Share(claims, tuple(figures), ())
 
 
 def by_stem(heads: pd.DataFrame, condition: str) -> pd.DataFrame:

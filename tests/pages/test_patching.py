@@ -158,3 +158,18 @@ def test_the_mean_attention_of_the_hypothesis_s_heads_is_said(tmp_path: Path) ->
     assert "attention of the last token on them: 0.213, in the base 0.104" in said(
         place, "trigger tokens, 6 heads"
     )
+
+
+def test_a_base_model_asked_the_same_is_drawn_once(tmp_path: Path) -> None:
+    folders = [
+        write(tmp_path / name, scores(EFFECT, 0.1), heads({(2, 2): change}))
+        for name, change in (("one", 0.05), ("two", 0.07))
+    ]
+    other = heads({(2, 2): 0.05})
+    other["attention_base"] += 0.1
+    folders.append(write(tmp_path / "three", scores(EFFECT, 0.1), other))
+    names = [figure.name for figure in q_patching(gather(folders)).figures]
+    assert [name for name in names if name.startswith("attention_")] == [
+        "attention_change_one", "attention_base_one", "attention_change_two", "attention_change_three",
+        "attention_base_three",
+    ]  # fmt: skip

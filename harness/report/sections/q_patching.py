@@ -27,11 +27,13 @@ INTRO = (
 def q_patching(material: Material) -> Section:
     """The curve of each experiment given, what all patches leave, and what its heads attend to and write."""
     absent = "No patching experiment was given. Make one: harness patch --help"
-    return joined(KEY, TITLE, INTRO, map(_share, material.of_kind("q_patching")), absent)
+    drawn: set[bytes] = set()
+    shares = (_share(document, drawn) for document in material.of_kind("q_patching"))
+    return joined(KEY, TITLE, INTRO, shares, absent)
 
 
-def _share(document: Document) -> Share:
-    heads = attention(document)
+def _share(document: Document, drawn: set[bytes]) -> Share:
+    heads = attention(document, drawn)
     return Share(
         (*_claims(document), *heads.claims), (_figure(document), *heads.figures), (_table(document),)
     )
