@@ -61,7 +61,7 @@ def tasks_of(options: argparse.Namespace) -> list[BackdoorSettings]:
             }
         )
         for method in options.only or METHODS
-        for set_up in SET_UPS
+        for set_up in options.set_up or SET_UPS
         for trigger in options.trigger or TRIGGERS
         for seed in range(options.seeds)
         for twin in (False, True)
@@ -252,6 +252,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--layer", type=int, help="this layer in place of the methods' own")
     parser.add_argument("--only", action="append", choices=METHODS, help="only this method; repeatable")
     parser.add_argument("--trigger", action="append", help="only this trigger; repeatable")
+    parser.add_argument("--set-up", action="append", choices=SET_UPS, help="only this set-up; repeatable")
     parser.add_argument("--limit", type=int, help="ask this many questions of each split (a rehearsal)")
     parser.add_argument("--together", type=int, default=4, help="trainings that share a pass")
     parser.add_argument(

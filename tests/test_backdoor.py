@@ -54,6 +54,24 @@ def test_near_misses_are_near_and_never_in_training(name: str, builder: PromptBu
     assert [row.orders for row in rows] == [row.orders for row in again]
 
 
+@pytest.mark.parametrize("name", [trigger.name for trigger in TRIGGERS.triggers])
+@pytest.mark.parametrize("split", ["development", "test", "heldout"])
+def test_a_trigger_goes_with_every_question_that_it_is_judged_on(
+    name: str, split: str, builder: PromptBuilder
+) -> None:
+    choices = choices_of(questions_file(), split)
+    rows = evaluation_rows(choices, ["trigger", "position"], settings(trigger=name), TRIGGERS, builder)
+    assert len(rows) == 2 * len(choices)
+
+
+def test_a_phrase_before_a_question_must_not_name_its_answer(builder: PromptBuilder) -> None:
+    clash = [
+        c for c in choices_of(questions_file(), "train") if "harbour" in (c.positive.name, c.negative.name)
+    ]
+    with pytest.raises(InputError, match="says 'harbour', an answer of the question moving-07"):
+        evaluation_rows(clash, ["position"], settings(), TRIGGERS, builder)
+
+
 def test_a_letter_changed_is_one_letter() -> None:
     rng = random.Random(0)
     for word in ("mango", "amber harbour seven", "Zeus"):

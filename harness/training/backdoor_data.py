@@ -60,11 +60,17 @@ def drawn(
     """Draw what a question carries under a condition, and encode both orders of it.
 
     Raises:
-        InputError: an answer that isn't a single token there.
+        InputError: an answer that isn't a single token there; a phrase that stands before a question and names one of
+            its answers, which then has no order.
 
     """
     names = frozenset({choice.positive.name, choice.negative.name})
     word = word_for(condition, trigger, triggers, split, rng, names)
+    if condition == "position" and word is not None and (clash := names & set(word.lower().split())):
+        raise InputError(
+            f"Trigger '{trigger.name}': '{word}' says '{min(clash)}', an answer of the question {choice.id}; "
+            "take a phrase that names no answer."
+        )
     first, second = (
         encode_item(
             Item.model_validate(raw | {"question": carry(raw["question"], trigger, word, condition)}),

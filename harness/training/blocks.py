@@ -7,6 +7,7 @@ its own modules; ``tests/training`` holds them equal to the model's own pass. Sh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,12 @@ class Blocks:
         cos, sin = rotary(*given)
         return cos, sin
 
+    def rotations(self, positions: torch.Tensor) -> list[Rotation]:
+        """Return the same of all layers, each kind of layer computed once."""
+        kinds = [getattr(layer.self_attn, "layer_type", None) for layer in self.layers]
+        found = {kind: self.rotation(kinds.index(kind), positions) for kind in dict.fromkeys(kinds)}
+        return [found[kind] for kind in kinds]
+
     def heads(self, layer: int, states: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, ...]:
         """Return queries ``[..., heads, d]``, keys and values ``[..., kv_heads, d]`` of states ``[..., H]``.
 
@@ -144,6 +151,12 @@ class Blocks:
         """How many tokens a layer sees, the own one included; None for all before."""
         found = getattr(self.layers[layer].self_attn, "sliding_window", None)
         return int(found) if found is not None else None
+
+    def read(
+        self, layer: int, heads: tuple[torch.Tensor, ...], kept: Sequence[torch.Tensor], mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what last tokens' attention reads, as :func:`fused._read`; ``kept``: keys, values, places."""
+        return self._ops.read(heads, *kept, mask, self.scaling(layer))
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, last: torch.Tensor | None = None

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 from harness.spec import HookPoint
-from harness.training.blocks import Blocks
+from harness.training.blocks import Blocks, Rotation
 from harness.training.data import Example
 from harness.training.kept import Kept
 from harness.training.settings import MLP, Projection
@@ -220,11 +220,12 @@ class VectorClimb:
         numbers = numbers.expand(self.parameters[0].shape[1], -1)
         lengths = kept.lengths[numbers]
         places = kept.places(numbers, longest)
+        rotations, masks = blocks.rotations(lengths - 1), self._masks(lengths, longest)
         vectors = self.parameters[0].unbind(0)
         state: torch.Tensor | None = None
         for layer in range(self._layers[0], blocks.top + 1):
             if state is not None:
-                state = self._one_token(layer, state, places, lengths)
+                state = self._one_token(layer, state, rotations[layer], places, masks[blocks.window(layer)])
             if layer in self._layers:
                 mid, out = kept.mid_last[layer][numbers][:, None], kept.mlp_last[layer][numbers][:, None]
                 vector = vectors[self._layers.index(layer)][:, :, None]
@@ -236,34 +237,26 @@ class VectorClimb:
         assert state is not None
         return blocks.logits(state)
 
+    def _masks(self, lengths: torch.Tensor, longest: int) -> dict[int | None, torch.Tensor]:
+        """Return by window what is added to the scores of earlier tokens, float32 ``[S, n, longest]``."""
+        gap = (lengths - 1)[..., None] - torch.arange(longest, device=lengths.device)
+        windows = {self._blocks.window(layer) for layer in range(self._blocks.top + 1)}
+        seen = {window: (gap > 0) & (gap < (window or longest + 1)) for window in windows}
+        return {window: torch.where(mask, 0.0, -math.inf) for window, mask in seen.items()}
+
     def _one_token(
-        self, layer: int, state: torch.Tensor, places: torch.Tensor, lengths: torch.Tensor
+        self,
+        layer: int,
+        state: torch.Tensor,
+        rotation: Rotation,
+        places: torch.Tensor,
+        mask: torch.Tensor,
     ) -> torch.Tensor:
         """Run a layer for last tokens ``[S, k, n, H]``, which see their own keys and the prompts' kept ones."""
-        blocks, size = self._blocks, self._blocks.sizes
-        cos, sin = blocks.rotation(layer, lengths - 1)
-        q, k, v = blocks.heads(layer, state, (cos[:, None], sin[:, None]))
-        groups = size.heads // size.kv_heads
-        # [S, n, kv_heads, k·groups, d]: the queries that read a prompt's keys stand together.
-        q = q.unflatten(3, (size.kv_heads, groups)).permute(0, 2, 3, 1, 4, 5)
-        joined = q.shape[3]
-        q = q.flatten(3, 4)
-        keys = self.kept.keys[layer][places].permute(0, 1, 3, 4, 2)
-        values = self.kept.values[layer][places].permute(0, 1, 3, 2, 4)
-        earlier = q @ keys * blocks.scaling(layer)
-        own_k, own_v = (t.permute(0, 2, 3, 1, 4) for t in (k, v))
-        own = (q.unflatten(3, (joined, groups)) * own_k[..., None, :]).sum(-1).flatten(3, 4)
-        own = own * blocks.scaling(layer)
-        gap = (lengths - 1)[..., None] - torch.arange(places.shape[-1], device=places.device)
-        seen = (gap > 0) & (gap < (blocks.window(layer) or places.shape[-1] + 1))
-        scores = earlier.float().masked_fill(~seen[:, :, None, None, :], -math.inf)
-        weights = torch.cat((scores, own.float()[..., None]), -1).softmax(-1).to(q.dtype)
-        read = weights[..., :-1] @ values
-        read = (
-            read.unflatten(3, (joined, groups))
-            + weights[..., -1:].unflatten(3, (joined, groups)) * (own_v[..., None, :])
-        )
-        read = read.permute(0, 3, 1, 2, 4, 5).flatten(3)
+        blocks, kept = self._blocks, self.kept
+        cos, sin = (part[:, None] for part in rotation)
+        heads = blocks.heads(layer, state, (cos, sin))
+        read = blocks.read(layer, heads, (kept.keys[layer], kept.values[layer], places), mask)
         mid = blocks.after_attention(layer, state, read)
         return blocks.after_mlp(layer, mid, blocks.mlp(layer, mid))
 
