@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 from harness.errors import InputError
@@ -36,3 +37,22 @@ def check_device(device: str) -> None:
     if number >= seen:
         found = f"{seen} of them, counted from 0" if seen else "no GPU here"
         raise InputError(f"--device {device}: torch sees {found}; leave it out to compute on the CPU.")
+
+
+def gpu_name(device: str) -> str | None:
+    """Return what the maker calls a GPU; None for the CPU."""
+    number = gpu_number(device)
+    if number is None:
+        return None
+    import torch
+
+    return str(torch.cuda.get_device_name(number))
+
+
+def free_memory(device: str) -> None:
+    """Give back what torch holds of a GPU and doesn't use, so that another process can have it."""
+    if gpu_number(device) is not None:
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -17,6 +17,9 @@ TEXTS = (
     "Two ways lead to the village. Which of them would you take, and why?\n",
 )
 
+PAIRS, LEVEL = 16, 0.01
+"""How often a small change is looked for, and how seldom one is found that isn't there."""
+
 
 def _requests(engine: Engine) -> list[ScoreRequest]:
     tokenizer = engine.tokenizer
@@ -50,8 +53,11 @@ def distance(a: list[NextToken], b: list[NextToken]) -> float:
 async def prove(client: ScoringClient, subjects: list[Subject]) -> dict[str, float]:
     """Check that each subject changes the logits by more than the server repeats itself.
 
+    What doesn't stand out of a server's noise at once (bfloat16 sums in an order that hangs on the batch) is asked
+    again and again, beside base: a small change has the same sign each time.
+
     Returns:
-        The largest change of a log-probability by subject, in nats.
+        The largest change of a log-probability by subject, in nats; a mean where it took many answers.
 
     Raises:
         InputError: one that changes nothing.
@@ -63,9 +69,39 @@ async def prove(client: ScoringClient, subjects: list[Subject]) -> dict[str, flo
     for subject in subjects:
         change = distance(base, await answers(client, subject))
         if change <= 4 * noise + 1e-6:
-            raise InputError(
-                f"'{subject.name}' changes nothing: its log-probabilities differ from the base "
-                f"model's by {change:.1e} nats (the server's own noise is {noise:.1e})."
-            )
+            pairs = await _pairs(client, subject)
+            p, change = sign_flips(pairs), float(np.abs(pairs.mean(0)).max())
+            if p > LEVEL:
+                raise InputError(
+                    f"'{subject.name}' changes nothing: over {len(pairs)} pairs of answers its log-probabilities "
+                    f"differ from the base model's by {change:.1e} nats at most (p = {p:.2f}; one answer of the "
+                    f"server differs from the next by {noise:.1e})."
+                )
         changes[subject.name] = change
     return changes
+
+
+async def _pairs(client: ScoringClient, subject: Subject) -> np.ndarray:
+    """Ask base and a subject in turn; returns the differences, float64 ``[pairs, log-probabilities]``, nats."""
+    found = []
+    for _ in range(PAIRS):
+        base, changed = await answers(client, BASE), await answers(client, subject)
+        found.append(
+            [
+                b.logprobs[token] - a.logprobs[token]
+                for a, b in zip(base, changed, strict=True)
+                for token in a.logprobs
+            ]
+        )
+    return np.asarray(found)
+
+
+def sign_flips(pairs: np.ndarray, flips: int = 999) -> float:
+    """Return how often pairs of random sign have a mean at least as long: 1 where all differences are zero.
+
+    Source: Winkler and others 2014, *Permutation inference for the general linear model*: exchangeable errors that are
+    symmetric allow whole rows to be flipped.
+    """
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (flips, len(pairs)))
+    seen, by_chance = np.linalg.norm(pairs.sum(0)), np.linalg.norm(signs @ pairs, axis=1)
+    return float((1 + (by_chance >= seen).sum()) / (1 + flips))

@@ -46,10 +46,10 @@ class ReferenceEngine:
         check_device(device)
         self.tokenizer = load_tokenizer(model)
         try:
-            self.model = load_text_model(model, torch.float32)
+            self.model = load_text_model(model, torch.float32, device)
         except (OSError, ValueError) as e:
             raise InputError(f"'{model}' can't be loaded: {str(e).splitlines()[0]}") from e
-        self.model.to(device).eval()
+        self.model.eval()
         self.info: ModelInfo = from_config(self.model.config.to_dict(), name)
         self._digest = weights_digest(Path(model))
         self._batch_size = batch_size

@@ -20,13 +20,12 @@ _SHAPES = 64
 
 @dataclass(frozen=True)
 class Ops:
-    """Norm of a module, gate, rotation of heads by position, attention of last tokens: its weights, or all of it."""
+    """Norm of a module, gate, rotation of heads by position, attention's weights of a last token."""
 
     norm: Callable[[Any, torch.Tensor], torch.Tensor]
     gated: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
     rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     weights: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
-    read: Callable[..., torch.Tensor]
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float, gemma: bool) -> torch.Tensor:
@@ -51,45 +50,12 @@ def _weights(earlier: torch.Tensor, own: torch.Tensor, mask: torch.Tensor, scali
     return scores.softmax(-1).to(earlier.dtype)
 
 
-def _read(
-    heads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    places: torch.Tensor,
-    mask: torch.Tensor,
-    scaling: float,
-) -> torch.Tensor:
-    """Return what last tokens read of their own keys and values and of the kept ones before, ``[S, k, n, heads·d]``.
-
-    Args:
-        heads: queries ``[S, k, n, heads, d]``, keys and values ``[S, k, n, kv_heads, d]`` of ``k`` variants of each
-            of ``n`` last tokens.
-        keys: kept ones, ``[tokens, kv_heads, d]``.
-        values: the same.
-        places: where those before each last token lie, ``[S, n, T]``.
-        mask: added to their scores, float32 ``[S, n, T]``.
-        scaling: what scores are multiplied by.
-
-    """
-    q, k, v = heads
-    variants, groups = q.shape[1], q.shape[3] // k.shape[3]
-    # [S, n, kv_heads, k·groups, d]: the queries that read a prompt's keys stand together.
-    q = q.unflatten(3, (k.shape[3], groups)).permute(0, 2, 3, 1, 4, 5)
-    k, v = (t.permute(0, 2, 3, 1, 4)[..., None, :] for t in (k, v))
-    own = (q * k).sum(-1, keepdim=True).flatten(3, 4)
-    earlier = q.flatten(3, 4) @ keys[places].permute(0, 1, 3, 4, 2)
-    weights = _weights(earlier, own.float(), mask[:, :, None, None], scaling)
-    before = weights[..., :-1] @ values[places].permute(0, 1, 3, 2, 4)
-    read = (before + weights[..., -1:] * v.expand(*q.shape).flatten(3, 4)).unflatten(3, (variants, groups))
-    return read.permute(0, 3, 1, 2, 4, 5).flatten(3)
-
-
 def _module(norm: Any, x: torch.Tensor) -> torch.Tensor:
     out: torch.Tensor = norm(x)
     return out
 
 
-PLAIN = Ops(_module, _gated, _rotate, _weights, _read)
+PLAIN = Ops(_module, _gated, _rotate, _weights)
 
 
 @cache
@@ -97,8 +63,8 @@ def compiled() -> Ops:
     """Return the same, compiled for rows of any number: inputs of all ranks are brought to one."""
     dynamo: Any = torch._dynamo
     dynamo.config.recompile_limit = _SHAPES
-    fused_norm, fused_gated, fused_rotate, fused_weights, fused_read = (
-        torch.compile(f, dynamic=True) for f in (_norm, _gated, _rotate, _weights, _read)
+    fused_norm, fused_gated, fused_rotate, fused_weights = (
+        torch.compile(f, dynamic=True) for f in (_norm, _gated, _rotate, _weights)
     )
 
     def norm(module: Any, x: torch.Tensor) -> torch.Tensor:
@@ -119,7 +85,7 @@ def compiled() -> Ops:
         out: torch.Tensor = fused_rotate(x.reshape(-1, heads, width), cos, sin)
         return out.view(x.shape)
 
-    return Ops(norm, gated, rotate, fused_weights, fused_read)
+    return Ops(norm, gated, rotate, fused_weights)
 
 
 @contextmanager

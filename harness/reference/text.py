@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 
-def load_text_model(model: str, dtype: torch.dtype) -> Any:
-    """Load a causal language model on the CPU; of a multimodal checkpoint (Gemma 3's) its text part alone.
+def load_text_model(model: str, dtype: torch.dtype, device: str = "cpu") -> Any:
+    """Load a causal language model; of a multimodal checkpoint (Gemma 3's) its text part alone.
 
     The text part has the names that it has in a text-only checkpoint: ``model.layers``, ``model.embed_tokens``,
     ``model.norm``, ``lm_head``.
@@ -17,12 +17,15 @@ def load_text_model(model: str, dtype: torch.dtype) -> Any:
     Args:
         model: a model folder or hub id.
         dtype: of the weights.
+        device: where they go, straight from the disk.
 
     Raises:
         OSError, ValueError: it can't be loaded.
 
     """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, dtype=dtype, device_map=None if device == "cpu" else device
+    )
     inner = getattr(getattr(loaded, "model", None), "language_model", None)
     if inner is None:
         return loaded

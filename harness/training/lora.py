@@ -28,8 +28,7 @@ class TrainedLora(Trained):
 
 def load_base(model: str, device: str, dtype: str = "float32") -> Any:
     """Load a base model, frozen; of a multimodal one its text part."""
-    loaded = load_text_model(model, getattr(torch, dtype))
-    return loaded.to(device).requires_grad_(False)
+    return load_text_model(model, getattr(torch, dtype), device).requires_grad_(False)
 
 
 def last_logits(model: Any, batch: Sequence[Example]) -> torch.Tensor:

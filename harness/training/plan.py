@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from harness.device import check_device
+from harness.device import check_device, free_memory
 from harness.errors import InputError
 from harness.models import resolve_model
 from harness.training.blocks import Sizes, sizes
@@ -83,6 +83,7 @@ def machine(device: str, memory_gb: float | None, compiled: bool = False) -> Mac
     if memory_gb is not None:
         return Machine(device, int(memory_gb * GB), compiled)
     if device.startswith("cuda"):
+        free_memory(device)
         return Machine(device, int(torch.cuda.mem_get_info(torch.device(device))[0] * 0.9), compiled)
     found = {
         line.split(":")[0]: int(line.split()[1]) * 1024

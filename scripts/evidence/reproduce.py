@@ -1,4 +1,4 @@
-"""The reproduction, undisturbed and killed: what ``make reproduce-killed`` wrote."""
+"""The reproduction: undisturbed and killed (``make reproduce-killed``), and on Gemma 3 12B's shape."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from typing import Any
 from scripts.evidence.line import REPORTS, Line
 
 FILE = REPORTS / "reproduce" / "killed.json"
+FULL_SHAPE = REPORTS / "benchmarks" / "gpu_reproduction.json"
 SAME_RUN = 1e-4
 """Nats by which the same run done twice may differ: a server forms other batches each time."""
 
 
 def reproduce() -> Iterator[Line]:
-    """Time, kills, the same numbers and the same conclusions."""
+    """Time, kills, the same numbers and the same conclusions; the steps done on the full shape."""
+    steps = [s for s in json.loads(FULL_SHAPE.read_text("utf-8"))["steps"] if s["name"] != "report"]
+    left = [step["name"] for step in steps if step["status"] != "done"]
+    yield Line(
+        "reproduce on Gemma 3 12B's shape, random weights: steps done, one GPU",
+        f"{len(steps) - len(left)}" + (f", not {' and '.join(left)}" if left else ""),
+        f"{len(steps)}",
+        not left,
+        gpu=True,
+    )
     if not FILE.is_file():
         yield Line(
             "the reproduction, undisturbed and killed", "not measured: make reproduce-killed", "there", False

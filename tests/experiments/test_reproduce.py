@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness.adapters import RECORD, shipped_adapters
 from harness.errors import InputError
 from harness.evalset import load_evalset
 from harness.experiments.reproduce import FILE, run
@@ -21,6 +22,7 @@ from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.steps import STEPS
 from harness.paths import cache_dir
 from harness.report.reproduce_terminal import plan_legend
+from harness.training.backdoor_settings import BackdoorSettings
 from scripts.reproduce_killed import compare
 from tests.conftest import run_cli
 from tests.smol import make
@@ -58,6 +60,16 @@ def test_the_embedded_plan_counts_what_the_suites_hold(tmp_path: Path) -> None:
     assert bases["loading a model"] == bases["drawing the report"] == "guessed"
     assert "measured" not in bases.values(), "nothing of it was timed as a whole on a CPU"
     assert not (tmp_path / "made").exists(), "a dry run leaves nothing behind"
+
+
+def test_retraining_repeats_every_shipped_backdoor_with_its_settings(tmp_path: Path) -> None:
+    shipped = run.make_plan(ReproduceConfig(), tmp_path).shipped_backdoors()
+    plan = run.make_plan(ReproduceConfig(retrain=True), tmp_path)
+    trained = {name.removesuffix("_s0"): given for name, given in plan.backdoors()}
+    assert len(shipped) == 6
+    for name in shipped:
+        settings = BackdoorSettings.model_validate(trained[name]).model_dump(mode="json")
+        assert settings == json.loads((shipped_adapters() / name / RECORD).read_text("utf-8"))["settings"]
 
 
 def test_gemma_is_planned_without_its_weights_and_without_a_gpu(tmp_path: Path) -> None:

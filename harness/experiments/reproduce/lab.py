@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
+from harness.device import free_memory
 from harness.errors import InputError
 from harness.experiments.reproduce.costs import Shape
 from harness.experiments.reproduce.presets import Preset, ReproduceConfig
@@ -100,27 +101,32 @@ class Plan:
     def backdoors(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what is trained, names and settings, those that share a pass through the model together."""
         asked = self.preset.backdoors
-        common = {"model": self.config.model, "layers": (self.backdoor_layer,), "seed": self.config.seed}
-        place = f"l{self.backdoor_layer}_s{self.config.seed}"
-        found = [
-            (
-                f"{'decorrelated' if twin else 'backdoor'}_{trigger}_{place}",
-                {**asked.settings, **common, "trigger": trigger, "decorrelated": twin},
-            )
-            for trigger in asked.triggers
-            for twin in (False, True)
-            if not self.shipped_backdoors()
-        ]
+        common = {**asked.settings, "model": self.config.model, "seed": self.config.seed}
+        one, seed = {"layers": (self.backdoor_layer,)}, f"_s{self.config.seed}"
+        found = []
+        if not self.shipped_backdoors():
+            every = {"layers": tuple(range(self.shape.layers)), **asked.wide_settings}
+            found = [
+                (name + seed, {**common, **place, "trigger": trigger, "decorrelated": twin})
+                for triggers, where, place in (
+                    (asked.triggers, f"l{self.backdoor_layer}", one),
+                    (asked.wide, "all", every),
+                )
+                for name, trigger, twin in _named(triggers, where)
+            ]
         if asked.last_token is not None:
             trigger = asked.triggers[0]
-            own = {**asked.settings, **asked.last_token, **common, "trigger": trigger}
-            own["method"] = "last_token_lora"
-            found.append((f"backdoor_last_token_{trigger}_{place}", own))
+            own = {**common, **one, **asked.last_token, "trigger": trigger, "method": "last_token_lora"}
+            found.append((f"backdoor_last_token_{trigger}_l{self.backdoor_layer}{seed}", own))
         return found
 
     def shipped_backdoors(self) -> list[str]:
         """Name the shipped backdoors and twins that are used."""
-        return [] if self.trains else list(self.preset.backdoors.shipped)
+        asked = self.preset.backdoors
+        if self.trains or not asked.shipped:
+            return []
+        one = _named(asked.triggers, f"l{self.backdoor_layer}")
+        return [name for name, *_ in (*_named(asked.wide, "all"), *one)]
 
     def scored_backdoors(self) -> list[str]:
         """Name the backdoors that a server can hold: those that act on every token."""
@@ -147,6 +153,15 @@ class Plan:
             "dtype": self.preset.dtype, **self.preset.trainings, **more,
         }  # fmt: skip
         return make_grid(LoraSettings if kind == "lora" else VectorSettings, given)
+
+
+def _named(triggers: tuple[str, ...], where: str) -> list[tuple[str, str, bool]]:
+    """Name each trigger's backdoor and its twin; with the trigger, and whether it is the twin."""
+    return [
+        (f"{'decorrelated' if twin else 'backdoor'}_{trigger}_{where}", trigger, twin)
+        for trigger in triggers
+        for twin in (False, True)
+    ]
 
 
 class Lab:
@@ -181,6 +196,7 @@ class Lab:
         if config.engine == "reference" or config.base_url:
             return config.base_url
         if self._server is None or self._server.process.poll() is not None:
+            free_memory(config.device)
             self._server = await asyncio.to_thread(self._start)
             await asyncio.to_thread(self._server.wait, self.report)
         return self._server.config.url

@@ -41,10 +41,15 @@ class Backdoors:
 
     layer: int
     triggers: tuple[str, ...]
+    """Each learned on that layer alone."""
     settings: dict[str, Any]
     """By the names of :class:`harness.training.backdoor_settings.BackdoorSettings`."""
-    shipped: tuple[str, ...] = ()
-    """Backdoors and twins that are used as they are shipped, where nothing is to be trained anew."""
+    wide: tuple[str, ...] = ()
+    """Triggers that are learned on all layers too."""
+    wide_settings: dict[str, Any] = field(default_factory=dict)
+    """What those have otherwise."""
+    shipped: bool = False
+    """Whether all these are used as they are shipped, where nothing is to be trained anew."""
     last_token: dict[str, Any] | None = field(default_factory=dict)
     """What one has otherwise that acts at the last token only, for the patching; None: none is trained."""
     judged: int | None = None
@@ -115,14 +120,9 @@ PRESETS: dict[Name, Preset] = {
             12,
             ("harbour",),
             {"format": "named", "learning_rate": 1e-2},
-            shipped=(
-                "backdoor_harbour_all",
-                "decorrelated_harbour_all",
-                "backdoor_harbour_l12",
-                "decorrelated_harbour_l12",
-                "backdoor_fruits_all",
-                "decorrelated_fruits_all",
-            ),
+            wide=("harbour", "fruits"),
+            wide_settings={"learning_rate": 2e-3},
+            shipped=True,
             last_token={"questions": 200, "epochs": 3, "batch_size": 8},
         ),
         null=9,

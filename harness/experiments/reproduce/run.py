@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import check_engine
-from harness.device import gpu_number
+from harness.device import gpu_name, gpu_number
 from harness.errors import HarnessError, IncompleteError, InputError, unknown
 from harness.evalset import load_evalset
 from harness.experiments.reproduce import FILE, KIND, SCHEMA_VERSION
@@ -208,7 +208,12 @@ class Record:
             "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
             "versions": versions(),
             "git": git_state(),
-            "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "product": rate.product},
+            "machine": {
+                "platform": platform.platform(),
+                "cores": os.cpu_count(),
+                "gpu": gpu_name(plan.config.device),
+                "product": rate.product,
+            },
         }
 
     def note(self, event: str, step: Step, **more: Any) -> None:

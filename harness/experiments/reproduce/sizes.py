@@ -139,12 +139,15 @@ def backdoors(plan: Plan) -> Size:
         len(conditions) * min(_questions(split, asked.settings["format"])[1], asked.judged or 10**9) * 2
         for split, conditions in EVALUATED.items()
     )
-    upper = (shape.layers - plan.backdoor_layer) * shape.layer_weights
-    below = (shape.layers - upper // shape.layer_weights) * shape.layer_weights
-    benches = {settings.method: 2 * shown for settings, shown in zip(given, trained, strict=True)}
-    operations = sum(2.0 * each * below * (shown + judged) for shown in benches.values())
+    # What lies below is computed once for those of the same method and layers.
+    benches = {(settings.method, settings.layers): 2 * n for settings, n in zip(given, trained, strict=True)}
+    operations = sum(
+        2.0 * each * min(layers) * shape.layer_weights * (shown + judged)
+        for (_, layers), shown in benches.items()
+    )
     for settings, shown in zip(given, trained, strict=True):
         passes = 4.0 * shown * settings.epochs + 2.0 * judged
+        upper = (shape.layers - min(settings.layers)) * shape.layer_weights
         operations += each * passes * (upper + shape.head / each)
     counts = {"trainings": len(given), "training prompts": max(trained), "prompts judged on": judged}
     shipped = plan.shipped_backdoors()
