@@ -7,7 +7,7 @@ its own modules; ``tests/training`` holds them equal to the model's own pass. Sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,13 @@ class Blocks:
         self._ops = fused.compiled() if compiled else fused.PLAIN
 
     @property
+    def plain(self) -> Blocks:
+        """The same, nothing compiled: what runs but once is done before that pays."""
+        found = copy.copy(self)
+        found._ops = fused.PLAIN
+        return found
+
+    @property
     def top(self) -> int:
         """The last layer."""
         return self.sizes.layers - 1
@@ -152,11 +159,35 @@ class Blocks:
         found = getattr(self.layers[layer].self_attn, "sliding_window", None)
         return int(found) if found is not None else None
 
-    def read(
-        self, layer: int, heads: tuple[torch.Tensor, ...], kept: Sequence[torch.Tensor], mask: torch.Tensor
+    def read_last(
+        self,
+        layer: int,
+        heads: tuple[torch.Tensor, ...],
+        kept: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
     ) -> torch.Tensor:
-        """Return what last tokens' attention reads, as :func:`fused._read`; ``kept``: keys, values, places."""
-        return self._ops.read(heads, *kept, mask, self.scaling(layer))
+        """Return what last tokens read of themselves and of the kept tokens before, ``[S, k, n, heads·d]``.
+
+        Args:
+            layer: counted from 0.
+            heads: queries ``[S, k, n, heads, d]``, keys and values ``[S, k, n, kv_heads, d]`` of ``k`` variants of each
+                of ``n`` last tokens.
+            kept: keys and values before each, ``[S, n, T, kv_heads, d]``.
+            mask: added to their scores, float32 ``[S, n, 1, 1, T]``.
+
+        """
+        q, k, v = heads
+        variants, groups = q.shape[1], q.shape[3] // k.shape[3]
+        # [S, n, kv_heads, k·groups, d]: the queries that read a prompt's keys stand together.
+        q = q.unflatten(3, (k.shape[3], groups)).permute(0, 2, 3, 1, 4, 5)
+        own_k, own_v = (t.permute(0, 2, 3, 1, 4)[..., None, :] for t in (k, v))
+        keys, values = (t.transpose(2, 3) for t in kept)
+        own = (q * own_k).sum(-1, keepdim=True).flatten(3, 4)
+        earlier = q.flatten(3, 4) @ keys.transpose(-1, -2)
+        weights = self._ops.weights(earlier, own.float(), mask, self.scaling(layer))
+        before, beside = weights[..., :-1] @ values, weights[..., -1:]
+        read = before.unflatten(3, (variants, groups)) + beside.unflatten(3, (variants, groups)) * own_v
+        return read.permute(0, 3, 1, 2, 4, 5).flatten(3)
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, last: torch.Tensor | None = None

@@ -238,11 +238,13 @@ class VectorClimb:
         return blocks.logits(state)
 
     def _masks(self, lengths: torch.Tensor, longest: int) -> dict[int | None, torch.Tensor]:
-        """Return by window what is added to the scores of earlier tokens, float32 ``[S, n, longest]``."""
+        """Return by window what is added to the scores of earlier tokens, float32 ``[S, n, 1, 1, longest]``."""
         gap = (lengths - 1)[..., None] - torch.arange(longest, device=lengths.device)
         windows = {self._blocks.window(layer) for layer in range(self._blocks.top + 1)}
         seen = {window: (gap > 0) & (gap < (window or longest + 1)) for window in windows}
-        return {window: torch.where(mask, 0.0, -math.inf) for window, mask in seen.items()}
+        return {
+            window: torch.where(found, 0.0, -math.inf)[:, :, None, None] for window, found in seen.items()
+        }
 
     def _one_token(
         self,
@@ -256,7 +258,7 @@ class VectorClimb:
         blocks, kept = self._blocks, self.kept
         cos, sin = (part[:, None] for part in rotation)
         heads = blocks.heads(layer, state, (cos, sin))
-        read = blocks.read(layer, heads, (kept.keys[layer], kept.values[layer], places), mask)
+        read = blocks.read_last(layer, heads, (kept.keys[layer][places], kept.values[layer][places]), mask)
         mid = blocks.after_attention(layer, state, read)
         return blocks.after_mlp(layer, mid, blocks.mlp(layer, mid))
 
