@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from harness.models import DEFAULT_MODEL, prepare, resolve_model
+from harness.report.numbers import share_with_interval
 from harness.results import write_json
 from harness.training.fit import LogitsOf
 from harness.training.lasttoken import LastToken
@@ -100,11 +100,8 @@ class Bench:
 
 
 def share(accuracy: dict[str, Any]) -> str:
-    """Format a choice accuracy with Wilson's 95% interval; a question, asked in two orders, counts once."""
-    n = accuracy["questions"]
-    right = round(accuracy["choice_accuracy"] * n)
-    low, high = binomtest(right, n).proportion_ci(0.95, "wilson")
-    return f"{accuracy['choice_accuracy']:.1%} [{100 * low:.0f}, {100 * high:.0f}]"
+    """Format a choice accuracy; a question, asked in two orders, counts once."""
+    return share_with_interval(accuracy["choice_accuracy"], accuracy["questions"])
 
 
 def report(found: dict[str, Any]) -> str:

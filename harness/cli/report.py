@@ -31,7 +31,8 @@ Sources = Annotated[
 ]
 
 Output = Annotated[
-    Path | None, typer.Option(help="Folder for report.html and figures/; the run's own if there is one.")
+    Path | None,
+    typer.Option(help="Folder for report.html, figures/ and data/; the run's own if there is one."),
 ]
 Title = Annotated[str, typer.Option(help="The page's title.")]
 TITLE = "What does the model say about itself?"
@@ -43,7 +44,7 @@ def page_command(
     output_dir: Output = None,
     title: Title = TITLE,
 ) -> None:
-    """Write one self-contained HTML page, and every figure as SVG and PNG. The word 'page' may be left out.
+    """Write a self-contained HTML page; beside it figures as SVG and PNG, and the rows. 'page' may be left out.
 
     Example: harness report page reports/adapters/runs/l22 --output-dir reports/l22
     """

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from harness import stats
 from harness.errors import InputError
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
-from harness.report.numbers import p_value, signed, with_interval
+from harness.report.numbers import p_value, signed, size_with_interval, with_interval
 from harness.results import Run
 
 _ONE_LAYER = re.compile(r"(?P<behavior>safe|risky)_l\d+(?P<format>_letter)?")
@@ -48,7 +48,7 @@ def sentence(b: Breakdown, noise: float, directed: bool) -> str:
     missing = f"; items without a value, left out: {b.left_out}" if b.left_out else ""
     if not directed:
         return (
-            f"{b.subject} moves {b.suite} by {b.mean_abs_shift:.2f} nats in size, averaged over {b.stems} stems "
+            f"{b.subject} moves {b.suite} by {size_with_interval(b.size)} nats in size, averaged over {b.stems} stems "
             f"(noise floor {noise:.1e}){missing}; its poles have no direction."
         )
     if not b.shift.excludes_zero:
@@ -204,7 +204,8 @@ def write(runs: list[Run], out: Path, directed: dict[str, bool]) -> None:
     chart = figure(runs, figures)
     chart.save(str(out / "shifts.png"), scale_factor=2)
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"signed": signed, "with_interval": with_interval, "p_value": p_value}
+    filters = (signed, with_interval, size_with_interval, p_value)
+    environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
     text = environment.get_template("adapters.md.j2").render(
         runs=[
             {

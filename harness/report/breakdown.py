@@ -30,8 +30,8 @@ class Breakdown:
     lowest_without: tuple[str, float] | None
     """The stem whose leaving out gives the lowest mean shift, and that mean; None for a single stem."""
     highest_without: tuple[str, float] | None
-    mean_abs_shift: float
-    """Mean over stems of |the stem's mean shift|: for suites whose poles have no direction."""
+    size: stats.MeanInterval
+    """Mean over stems of |the stem's mean shift|, never below 0: for suites whose poles have no direction."""
     carried_by: str | None
     classic: stats.MeanInterval | None
     forward: stats.MeanInterval | None
@@ -90,7 +90,7 @@ def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown | None:
         p=stats.sign_flip_p(own["shift"].to_numpy(), own["stem"].tolist()),
         lowest_without=min(without, key=lambda stem: stem[1], default=None),
         highest_without=max(without, key=lambda stem: stem[1], default=None),
-        mean_abs_shift=stats.mean_abs(own["shift"].to_numpy(), own["stem"].tolist()),
+        size=stats.mean_interval(np.abs(means), names),
         carried_by=stats.carried_by(own["shift"].to_numpy(), own["stem"].tolist()),
         classic=interval(with_tag(own, "classic")),
         forward=interval(with_tag(scales, "reversed_scale", False)),

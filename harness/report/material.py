@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.results import Run, load_run
 
-KINDS = {"story.json": "vector_story", "backdoors.json": "backdoor_table"}
+KINDS = {"story.json": "vector_story", "backdoors.json": "backdoor_table", "orthogonal.json": "orthogonal"}
 """Result files that are known by their name."""
 
 

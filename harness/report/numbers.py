@@ -27,6 +27,21 @@ def with_interval(found: MeanInterval | None) -> str:
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
+def size_with_interval(found: MeanInterval) -> str:
+    """Format a mean size and its interval, which ends at 0."""
+    if found.low is None or found.high is None:
+        return f"{found.mean:.2f}"
+    return f"{found.mean:.2f} [{max(found.low, 0.0):.2f}, {found.high:.2f}]"
+
+
+def share_with_interval(share: float, count: int) -> str:
+    """Format a share of ``count`` questions with Wilson's 95% interval, in percent."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(round(share * count), count).proportion_ci(0.95, "wilson")
+    return f"{share:.1%} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def p_value(value: float | None) -> str:
     """Format a p-value; one below what four digits show is said to be."""
     if value is None:

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs no network, and every figure as SVG and PNG beside it."""
+"""The report: one HTML file that needs no network; beside it every figure as SVG and PNG, and what it was made from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.errors import RunError
 from harness.report import charts
+from harness.report.data import write_data
 from harness.report.material import Material
 from harness.report.parts import Claim, Section
 from harness.report.sections import SECTIONS
@@ -89,7 +90,7 @@ def render(sections: tuple[Section, ...], title: str) -> str:
 def write(
     material: Material, out: Path, title: str = "Report", report: Callable[[str], None] = lambda _: None
 ) -> Page:
-    """Write ``report.html`` and ``figures/NAME.svg`` and ``.png``.
+    """Write ``report.html``, ``figures/NAME.svg`` and ``.png``, and what it was made from to ``data/``.
 
     Raises:
         InputError: the extra ``report`` is not installed.
@@ -111,6 +112,7 @@ def write(
             report(f"Drawing figures, {i} of {len(figures)}")
             charts.save(figure.chart, out / FIGURES, figure.name)
         (out / HTML).write_text(text, "utf-8")
+        write_data(material, out, title)
     except OSError as e:
         raise RunError(f"{out}: can't be written ({e.strerror}).") from e
     return Page(out / HTML, len(figures), sections)

@@ -85,6 +85,19 @@ STORY: dict[str, Any] = {
 }  # fmt: skip
 
 
+def orthogonal(k: int | None, right: float) -> dict[str, Any]:
+    accuracy = {
+        split: {"questions": 77, "choice_accuracy": right} for split in ("development", "test", "heldout")
+    }
+    return {"behavior": "safe", "k": k, "norm": 3.0, "accuracy": accuracy}
+
+
+ORTHOGONAL: dict[str, Any] = {
+    "layer": 22,
+    "vectors": [orthogonal(0, 0.7), orthogonal(1, 0.5), orthogonal(None, 0.45), orthogonal(None, 0.55)],
+}
+
+
 def section(folder: Path, name: str, content: dict[str, Any], key: str) -> Section:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(json.dumps(content))
@@ -142,6 +155,13 @@ def test_where_a_suite_does_not_respond_no_layers_are_compared(tmp_path: Path) -
         (
             "story", "story.json", STORY, ("token_tables", "x", "rows", "p_top"), 0.4,
             "beyond chance (p = 0.001 and 0.002)", "p = 0.400",
+        ),
+        (
+            "story", "orthogonal.json", ORTHOGONAL, ("vectors", 1, "accuracy", "test", "choice_accuracy"), 0.6,
+            "safe, layer 22: the directly trained vector chooses right on 70.0% [59, 79] of 77 test questions; of 1 "
+            "more, each trained orthogonal to all before, 0 do so more often than every one of 2 random directions (45% "
+            "to 55%): no further direction shown.",
+            "1 do so more often than every one of 2 random directions (45% to 55%): there are further directions.",
         ),
         (
             "story", "story.json", STORY, ("functional", "cells", 0, "shift_ci", 0), 0.1,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.errors import InputError
@@ -39,6 +41,20 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     run = kept(load_run(RUNS / "l22"), ["awareness", "ood", "backdoor_awareness", "validation"])
     directed = dict.fromkeys(run.rows["suite"].unique(), True)
     return write(Material((run,), (), directed), tmp_path_factory.mktemp("page"), "A report")
+
+
+def test_what_a_page_was_made_from_lies_beside_it(page: Page) -> None:
+    place = page.path.parent / "data"
+    rows = pd.read_parquet(place / "results.parquet")
+    run = kept(load_run(RUNS / "l22"), ["awareness", "ood", "backdoor_awareness", "validation"])
+    pd.testing.assert_frame_equal(rows, run.rows.reset_index(drop=True))
+    (source,) = json.loads((place / "manifest.json").read_text("utf-8"))["sources"]
+    assert (source["path"], source["kind"]) == (str(RUNS / "l22"), "run")
+    found = {
+        name: hashlib.sha256((RUNS / "l22" / name).read_bytes()).hexdigest() for name in source["sha256"]
+    }
+    assert source["sha256"] == found
+    assert set(found) == {"manifest.json", "results.json", "results.parquet"}
 
 
 def kept(run: Run, suites: list[str]) -> Run:

@@ -16,7 +16,7 @@ from harness.report.adapters import (
 )
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
 from harness.report.material import Material
-from harness.report.numbers import p_value, with_interval
+from harness.report.numbers import p_value, size_with_interval, with_interval
 from harness.report.parts import Claim, Figure, Kind, Section, Table, effect_if
 from harness.results import Run
 
@@ -166,13 +166,13 @@ def _table(material: Material, parts: list[tuple[Run, Breakdown]]) -> Table:
     return Table(
         "Shift by suite and subject, nats; p by sign flips of stems. Leaving one stem out moves the mean to the lowest "
         "and highest value shown; other training seeds stand beside.",
-        ("suite", "subject", "stems", "shift [95% CI]", "p", "lowest without", "highest without", "mean size", "seeds",
-         "A-bias"),
+        ("suite", "subject", "stems", "shift [95% CI]", "p", "lowest without", "highest without",
+         "mean size [95% CI]", "seeds", "A-bias"),
         tuple(
             (
                 part.suite, material.label(run, part.subject), str(part.stems), with_interval(part.shift),
                 p_value(part.p), without(part.lowest_without), without(part.highest_without),
-                f"{part.mean_abs_shift:.2f}", " ".join(f"{s:+.2f}" for s in part.seeds),
+                size_with_interval(part.size), " ".join(f"{s:+.2f}" for s in part.seeds),
                 "–" if part.a_bias is None else f"{part.a_bias:+.2f}",
             )
             for run, part in parts

@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness.report import charts
 from harness.report.material import Document, Material
+from harness.report.numbers import share_with_interval
 from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
 
 KEY, TITLE = "story", "What the LoRA learned"
@@ -17,12 +18,17 @@ INTRO = (
     "trained: about 0.5)."
 )
 ONE_VECTOR = 0.9
+SPLITS = ("development", "test", "heldout")
 
 
 def story(material: Material) -> Section:
     """Heat map, cosines of vectors and token tables of every story given."""
     absent = "No vector story was given. Make one: harness vector --help"
-    return joined(KEY, TITLE, INTRO, map(_share, material.of_kind("vector_story")), absent)
+    shares = (
+        *map(_share, material.of_kind("vector_story")),
+        *map(_orthogonal, material.of_kind("orthogonal")),
+    )
+    return joined(KEY, TITLE, INTRO, shares, absent)
 
 
 def _share(document: Document) -> Share:
@@ -83,6 +89,45 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
             )
         )  # fmt: skip
     return found
+
+
+def _orthogonal(document: Document) -> Share:
+    """Hold vectors that were trained orthogonal to all before against random directions."""
+    found, claims, rows = document.content, [], []
+    for behavior in dict.fromkeys(line["behavior"] for line in found["vectors"]):
+        own = [line for line in found["vectors"] if line["behavior"] == behavior]
+        trained = [line for line in own if line["k"] is not None]
+        by_chance = [line["accuracy"]["test"]["choice_accuracy"] for line in own if line["k"] is None]
+        later = trained[1:]
+        beyond = sum(line["accuracy"]["test"]["choice_accuracy"] > max(by_chance) for line in later)
+        claims.append(
+            Claim(
+                f"{behavior}, layer {found['layer']}: the directly trained vector chooses right on "
+                f"{_right(trained[0], 'test')} of {trained[0]['accuracy']['test']['questions']} test questions; of "
+                f"{len(later)} more, each trained orthogonal to all before, {beyond} do so more often than every one "
+                f"of {len(by_chance)} random directions ({min(by_chance):.0%} to {max(by_chance):.0%}): "
+                f"{'there are further directions' if beyond else 'no further direction shown'}.",
+                effect_if(beyond > 0),
+            )
+        )
+        rows += [
+            (f"{behavior}, {line['k']}", f"{line['norm']:.0f}", *(_right(line, split) for split in SPLITS))
+            for line in trained
+        ]
+        spans = (
+            [line["accuracy"][split]["choice_accuracy"] for line in own if line["k"] is None]
+            for split in SPLITS
+        )
+        ranges = (f"{min(rates):.1%} to {max(rates):.1%}" for rates in spans)
+        rows.append((f"{behavior}, random", f"{trained[0]['norm']:.0f}", *ranges))
+    caption = "The k-th vector, trained orthogonal to k others: choice accuracy, Wilson's 95% interval over questions."
+    columns = ("behaviour, k", "norm", "development", "test", "held-out domains")
+    return Share(tuple(claims), (), (Table(caption, columns, tuple(rows)),))
+
+
+def _right(line: dict[str, Any], split: str) -> str:
+    judged = line["accuracy"][split]
+    return share_with_interval(judged["choice_accuracy"], judged["questions"])
 
 
 def _heat(data: pd.DataFrame, x: Any, y: Any, value: str, hover: list[Any], height: int) -> Any:
