@@ -159,8 +159,8 @@ def test_where_a_suite_does_not_respond_no_layers_are_compared(tmp_path: Path) -
         (
             "story", "orthogonal.json", ORTHOGONAL, ("vectors", 1, "accuracy", "test", "choice_accuracy"), 0.6,
             "safe, layer 22: the directly trained vector chooses right on 70.0% [59, 79] of 77 test questions; of 1 "
-            "more, each trained orthogonal to all before, 0 do so more often than every one of 2 random directions (45% "
-            "to 55%): no further direction shown.",
+            "more, each trained orthogonal to all before, 0 do so more often than every one of 2 random directions "
+            "(45% to 55%): no further direction shown.",
             "1 do so more often than every one of 2 random directions (45% to 55%): there are further directions.",
         ),
         (
