@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: docs package help demo test test-long test-steering test-steering-gpu chaos interop pages reproduce-killed evidence fresh-clone check format clean setup-demo setup-test
+.PHONY: docs package help demo test test-long test-steering test-steering-gpu chaos interop pages reproduce-killed evidence fresh-clone check format clean setup-demo setup-test setup-long
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,9 @@ setup-demo:
 setup-test:
 	@sh scripts/setup.sh cpu,train,report,docs,dev
 
+setup-long:
+	@sh scripts/setup.sh cpu,train,report,docs,dev,ray
+
 demo: setup-demo  ## Install, start the embedded model's server, run the main job on the shipped adapters
 	$(HARNESS) run --engine $(ENGINE) --adapter safe_l22,risky_l22 \
 		--suite awareness,objective,ood,control_intensity,control_neutral,validation
@@ -21,7 +24,7 @@ demo: setup-demo  ## Install, start the embedded model's server, run the main jo
 test: setup-test check  ## Run the checks and the tests that need no GPU, but for those of a minute and more
 	$(PY) -m pytest -m "not gpu and not slow"
 
-test-long: setup-test  ## The tests of a minute and more that `make test` leaves out, but for the plugin's: an hour and a half
+test-long: setup-long  ## The tests of a minute and more that `make test` leaves out, but for the plugin's: an hour and a half
 	$(PY) -m pytest -m "slow and not gpu" --ignore tests/steering --durations 0
 
 test-steering: setup-test  ## The steering plugin against real servers, many of them: half an hour on two cores

@@ -166,7 +166,7 @@ def _kill_one_worker(done: threading.Event, killed: list[int]) -> None:
 def test_a_lost_ray_workers_task_runs_again_and_the_adapters_are_the_same(
     kind: type[TrainingSettings], tiny: dict[str, str], tmp_path: Path
 ) -> None:
-    """Run with ``pytest -m slow tests/training -k ray``."""
+    """Run by ``make test-long``, which installs Ray."""
     pytest.importorskip("ray")
     torch.set_num_threads(1)
     made = _grid(kind, tiny, epochs=3)
@@ -191,6 +191,7 @@ def test_a_lost_ray_workers_task_runs_again_and_the_adapters_are_the_same(
     assert early[0] == early[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "said"),
     [("127.0.0.1:1", "nothing answers there"), ("cluster", "valid are local, auto and host:port")],
