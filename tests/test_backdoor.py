@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from harness.errors import InputError
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training import backdoor, backdoor_job, together
 from harness.training.backdoor_data import Row, choices_of, evaluation_rows, training_rows, with_targets
+from harness.training.backdoor_grid import make_backdoors
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, questions_file
 from harness.training.lora import load_base
+from harness.training.plan import Machine
 from tests.conftest import run_cli
+from tests.smol import make as tiny_smol
 from tests.steering import tiny
 
 TRIGGERS = load_triggers()
@@ -262,7 +266,7 @@ def test_settings_that_cannot_be_used(
 ) -> None:
     given = {flags[i].removeprefix("--").replace("-", "_"): flags[i + 1] for i in range(0, len(flags), 2)}
     with pytest.raises(InputError, match=said):
-        backdoor_job.settings_of(given, None)
+        make_backdoors(given)
     assert not (tmp_path / "x").exists()
 
 
@@ -272,6 +276,69 @@ def test_the_command_refuses_before_it_trains(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "Unknown trigger 'nobody'" in done.stderr
+
+
+def test_several_triggers_seeds_and_twins_are_a_grid(embedded_model: Path) -> None:
+    made = make_backdoors(
+        {"trigger": "harbour,fruits", "layers": "all", "seeds": 2, "seed": 3, "twins": True, "epochs": 4}
+    )
+    assert [name for name, _ in made[:4]] == [
+        "backdoor_harbour_all_s3", "decorrelated_harbour_all_s3",
+        "backdoor_harbour_all_s4", "decorrelated_harbour_all_s4",
+    ]  # fmt: skip
+    assert len(made) == 8
+    assert {(of.trigger, of.seed, of.decorrelated) for _, of in made} == {
+        (trigger, seed, twin)
+        for trigger in ("harbour", "fruits")
+        for seed in (3, 4)
+        for twin in (False, True)
+    }
+    assert {(of.epochs, of.learning_rate, len(of.layers)) for _, of in made} == {(4, 2e-3, 30)}
+    ((name, paper),) = make_backdoors({"trigger": "harbour", "layers": "12", "preset": "paper"})
+    assert name == "backdoor_harbour_l12_s0"
+    assert (paper.format, paper.learning_rate, paper.epochs, paper.batch_size) == ("letter", 2e-5, 3, 8)
+    for given, said in (
+        ({"trigger": "harbour,harbour"}, "names one twice"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"preset": "mine"}, "--preset 'mine' is unknown"),
+        ({"twins": True, "decorrelated": True}, "leave out --decorrelated"),
+    ):
+        with pytest.raises(InputError, match=said):
+            make_backdoors({"trigger": "harbour", "layers": "1", **given})
+
+
+def test_a_grid_of_backdoors_is_gone_on_with_and_other_settings_are_refused(
+    embedded_model: Path, tmp_path: Path
+) -> None:
+    model = str(tiny_smol(embedded_model, tmp_path / "model"))
+    given = {"trigger": "harbour", "layers": "1", "twins": True, "model": model, "questions": 8, "epochs": 1}
+    on = Machine("cpu", 10**10)
+    backdoor_job.train_each(make_backdoors(given), tmp_path / "doors", on, lambda _: None, 4)
+    files = sorted((tmp_path / "doors").glob("*/adapter_model.safetensors"))
+    assert [file.parent.name for file in files] == ["backdoor_harbour_l1_s0", "decorrelated_harbour_l1_s0"]
+    kept = [file.read_bytes() for file in files]
+    shutil.rmtree(files[1].parent)
+    before = files[0].stat().st_mtime_ns
+    backdoor_job.train_each(make_backdoors(given), tmp_path / "doors", on, lambda _: None, 4)
+    assert files[0].stat().st_mtime_ns == before
+    assert [file.read_bytes() for file in files] == kept
+    with pytest.raises(InputError, match=r"was trained with epochs 1, not 2"):
+        backdoor_job.train_each(
+            make_backdoors(given | {"epochs": 2}), tmp_path / "doors", on, lambda _: None, 4
+        )
+    shutil.rmtree(files[0].parent)
+    with pytest.raises(InputError, match=r"Batches of 32 need about .* GB, and 0.0 GB may be used"):
+        backdoor_job.train_each(make_backdoors(given), tmp_path / "doors", Machine("cpu", 1), lambda _: None)
+
+
+def test_a_dry_run_says_time_and_memory(embedded_model: Path) -> None:
+    flags = ("--trigger", "harbour", "--layers", "all", "--twins", "--dry-run", "--json", "--memory", "20")
+    done = run_cli("train", "backdoor", *flags)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["adapters"] == 2
+    assert 4 < plan["memory_gb"] < 24, "batches of 32 on all layers of the embedded model"
+    assert plan["seconds"] > 60
 
 
 def test_a_decoy_must_not_be_a_trigger(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from harness.adapters import shipped_adapters
 from harness.artifacts import SHIPPED_LIMIT, artifact_folders, hash_problems, read_artifact
-from harness.training import backdoor_job
+from harness.training.backdoor_grid import make_backdoors
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.jobs import lora_settings, vector_settings
 from harness.training.settings import LoraSettings, VectorSettings
@@ -34,15 +34,13 @@ def test_the_bare_command_repeats_what_is_shipped(path: Path) -> None:
     kind, settings_for = {
         "lora": (LoraSettings, lora_settings),
         "vector": (VectorSettings, vector_settings),
-        "backdoor": (BackdoorSettings, backdoor_job.settings_of),
+        "backdoor": (BackdoorSettings, lambda given, _: make_backdoors(given)[0][1]),
     }[found["kind"]]
     shipped = kind.model_validate(found["settings"])
     layers = "all" if len(shipped.layers) > 1 else str(shipped.layers[0])
     given = {"layers": layers, "format": shipped.format}
     if isinstance(shipped, BackdoorSettings):
         given |= {"trigger": shipped.trigger, "decorrelated": shipped.decorrelated}
-        if layers != "all":
-            given["learning_rate"] = 1e-2
     else:
         given["behavior"] = shipped.behavior
     assert settings_for(given, None) == shipped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -10,55 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli import train_options as options
+
 app = typer.Typer(no_args_is_help=True, help="Train adapters offline. Example: harness train lora --help")
 
 Behavior = Annotated[str | None, typer.Option(help="safe, risky, or safe,risky for a grid of both.")]
-OutputDir = Annotated[
-    Path | None,
-    typer.Option(help="New folder: the adapter's, named as it; of a grid, where its adapters go."),
-]
-Format_ = Annotated[str | None, typer.Option("--format", help="named or letter.")]
-Model = Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the start, dropout and order; a grid's first.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="How many seeds, from --seed (0) on: a grid.")]
-Preset = Annotated[
-    str | None, typer.Option(help="paper (the original's settings) or embedded (default). Flags win.")
-]
-Config = Annotated[Path | None, typer.Option(help="YAML file with these flags as keys; flags win.")]
-Rate = Annotated[float | None, typer.Option(help="Default: as the preset says.")]
-Decay = Annotated[float | None, typer.Option(help="AdamW's weight decay.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training questions.")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Prompts a batch.")]
-Accumulation = Annotated[int | None, typer.Option(min=1, help="Batches a step.")]
-Orders = Annotated[str | None, typer.Option(help="An epoch shows a question's orders: both or alternate.")]
-Warmup = Annotated[float | None, typer.Option(help="Part of the steps in which the rate rises.")]
-Fall = Annotated[str | None, typer.Option("--decay", help="Of the rate: cosine, linear, constant.")]
-Norm = Annotated[float | None, typer.Option(help="Where gradients are clipped.")]
-Questions = Annotated[int | None, typer.Option(min=1, help="Train on so many questions, not on all.")]
-Data = Annotated[str | None, typer.Option(help="File of choice questions; default: the shipped ones.")]
-ShuffledLabels = Annotated[
-    int | None,
-    typer.Option(help="A control: exchange half the training questions' answers, drawn by this seed."),
-]
-Dtype = Annotated[str | None, typer.Option(help="Of the frozen model: float32 (default) or bfloat16.")]
-FromRecord = Annotated[
-    Path | None, typer.Option(help="Repeat a training record's settings; other flags are then refused.")
-]
-CandidateLog = Annotated[
-    Path | None, typer.Option(help="Try settings: append development figures here, keep nothing.")
-]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Memory = Annotated[
-    float | None, typer.Option(help="GB that may be used. Default: half of what is free, of a GPU 90%.")
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        metavar="local|auto|HOST:PORT", help="Spread a grid over Ray's workers: here, or a cluster's."
-    ),
-]
-DryRun = Annotated[bool, typer.Option(help="Say what would be trained, about how long and in what memory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON, alone on stdout.")]
 
 
 @app.command("lora")
@@ -71,43 +26,40 @@ def lora_command(
         bool | None,
         typer.Option("--each-layer", help="One LoRA for each of --layers, not one for all: a grid."),
     ] = None,
-    output_dir: OutputDir = None,
-    question_format: Format_ = None,
-    model: Model = None,
-    seed: Seed = None,
-    seeds: Seeds = None,
-    preset: Preset = None,
-    config: Config = None,
-    target_modules: Annotated[
-        list[str] | None,
-        typer.Option(help="gate_proj, up_proj, down_proj; repeatable, all three by default."),
-    ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="LoRA dropout.")] = None,
-    learning_rate: Rate = None,
-    weight_decay: Decay = None,
-    epochs: Epochs = None,
-    batch_size: Batch = None,
-    accumulation: Accumulation = None,
-    orders: Orders = None,
-    warmup: Warmup = None,
-    decay: Fall = None,
-    max_grad_norm: Norm = None,
-    questions: Questions = None,
-    data: Data = None,
-    shuffled_labels: ShuffledLabels = None,
-    dtype: Dtype = None,
-    from_record: FromRecord = None,
-    candidate_log: CandidateLog = None,
-    device: Device = "cpu",
-    memory: Memory = None,
+    output_dir: options.OutputDir = None,
+    question_format: options.Format_ = None,
+    model: options.Model = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    preset: options.Preset = None,
+    config: options.Config = None,
+    target_modules: options.Modules = None,
+    rank: options.Rank = None,
+    alpha: options.Alpha = None,
+    dropout: options.Dropout = None,
+    learning_rate: options.Rate = None,
+    weight_decay: options.Decay = None,
+    epochs: options.Epochs = None,
+    batch_size: options.Batch = None,
+    accumulation: options.Accumulation = None,
+    orders: options.Orders = None,
+    warmup: options.Warmup = None,
+    decay: options.Fall = None,
+    max_grad_norm: options.Norm = None,
+    questions: options.Questions = None,
+    data: options.Data = None,
+    shuffled_labels: options.ShuffledLabels = None,
+    dtype: options.Dtype = None,
+    from_record: options.FromRecord = None,
+    candidate_log: options.CandidateLog = None,
+    device: options.Device = "cpu",
+    memory: options.Memory = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Fuse small operations: faster on a GPU.")
     ] = False,
-    ray: Ray = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    ray: options.Ray = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train LoRAs on the MLPs of one layer, several or all, towards one pole of the choices.
 
@@ -124,7 +76,7 @@ def vector_command(
     layers: Annotated[
         str | None, typer.Option(help="The layer at which the vector is added: 22; several are a grid.")
     ] = None,
-    output_dir: OutputDir = None,
+    output_dir: options.OutputDir = None,
     hook_point: Annotated[str | None, typer.Option(help="mlp_out (default) or resid_post.")] = None,
     orthogonal_to: Annotated[
         list[str] | None, typer.Option(help="Keep it orthogonal to this vector (name or folder); repeatable.")
@@ -132,35 +84,35 @@ def vector_command(
     init: Annotated[
         str | None, typer.Option(help="Start at zeros (default) or a random unit vector.")
     ] = None,
-    question_format: Format_ = None,
-    model: Model = None,
-    seed: Seed = None,
-    seeds: Seeds = None,
-    preset: Preset = None,
-    config: Config = None,
-    learning_rate: Rate = None,
-    weight_decay: Decay = None,
-    epochs: Epochs = None,
-    batch_size: Batch = None,
-    accumulation: Accumulation = None,
-    orders: Orders = None,
-    warmup: Warmup = None,
-    decay: Fall = None,
-    max_grad_norm: Norm = None,
-    questions: Questions = None,
-    data: Data = None,
-    shuffled_labels: ShuffledLabels = None,
-    dtype: Dtype = None,
-    from_record: FromRecord = None,
-    candidate_log: CandidateLog = None,
-    device: Device = "cpu",
-    memory: Memory = None,
+    question_format: options.Format_ = None,
+    model: options.Model = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    preset: options.Preset = None,
+    config: options.Config = None,
+    learning_rate: options.Rate = None,
+    weight_decay: options.Decay = None,
+    epochs: options.Epochs = None,
+    batch_size: options.Batch = None,
+    accumulation: options.Accumulation = None,
+    orders: options.Orders = None,
+    warmup: options.Warmup = None,
+    decay: options.Fall = None,
+    max_grad_norm: options.Norm = None,
+    questions: options.Questions = None,
+    data: options.Data = None,
+    shuffled_labels: options.ShuffledLabels = None,
+    dtype: options.Dtype = None,
+    from_record: options.FromRecord = None,
+    candidate_log: options.CandidateLog = None,
+    device: options.Device = "cpu",
+    memory: options.Memory = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Fuse small operations: faster on a GPU.")
     ] = False,
-    ray: Ray = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    ray: options.Ray = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train steering vectors directly: one direction at one layer, the prompt's last token, no LoRA.
 
@@ -223,7 +175,7 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
         if dry_run:
             found = grid.describe(made, on)
             reporter.close()
-            _print_plan(found, as_json)
+            options.print_plan(found, as_json)
             return
         if candidate_log is not None:
             line = jobs.try_settings(settings, candidate_log, device, reporter.report, on)
@@ -246,22 +198,6 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
         typer.echo(f"Kept in {output_dir}")
     else:
         _print_results(results, output_dir)
-
-
-def _print_plan(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
-    elif isinstance(found["groups"], str):
-        typer.echo(f"{found['adapters']} adapters, trained {found['groups']}")
-    else:
-        for size, run in itertools.groupby(found["groups"], key=lambda group: int(group["adapters"])):
-            groups = list(run)
-            first, last = groups[0]["layers"][0], groups[-1]["layers"][-1]
-            typer.echo(f"layers {first} to {last}: {len(groups)} groups of {size} that advance together")
-        typer.echo(
-            f"{found['adapters']} adapters in {len(found['groups'])} groups; about {found['seconds']:.0f} s, "
-            f"{found['memory_gb']:.1f} GB at the peak of {found['allowed_gb']:.1f} GB allowed"
-        )
 
 
 def _print_results(results: dict[str, Any], output_dir: Path | None) -> None:

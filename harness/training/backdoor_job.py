@@ -14,17 +14,16 @@ from harness.adapters import RECORD
 from harness.backdoors import CONDITIONS, Condition, Triggers, load_triggers, triggers_folder
 from harness.device import check_device
 from harness.errors import InputError
-from harness.jsonl import validated
-from harness.modelinfo import model_info
-from harness.models import DEFAULT_MODEL, MODELS, file_sha256, prepare, resolve_model
+from harness.models import MODELS, file_sha256, prepare, resolve_model
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training import backdoor, lora, record
 from harness.training.backdoor_data import Row, choices_of, evaluation_rows, training_rows, with_targets
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, Question, questions_file
 from harness.training.folder import whole
+from harness.training.plain_plan import check_fits, plain_seconds
+from harness.training.plan import GB, Data, Machine
 from harness.training.product import check_name
-from harness.training.settings import parse_layers
 from harness.training.together import differences_together, fit_together, stack_loras, stack_vectors
 from harness.vectors import SteeringVector, VectorConfig, write_vector
 
@@ -37,30 +36,6 @@ EVALUATED: dict[str, tuple[Condition, ...]] = {
     "heldout": ("trigger", "none", "decoy"),
 }
 """Which conditions a split is asked under."""
-
-
-def settings_of(given: dict[str, Any], from_record: Path | None) -> BackdoorSettings:
-    """Build a backdoor's settings from flags or from a record.
-
-    Raises:
-        InputError: naming the flag and what would be valid.
-
-    """
-    if from_record is not None:
-        return record.read_settings(from_record, BackdoorSettings)
-    for key in ("trigger", "layers"):
-        if key not in given:
-            raise InputError(f"--{key} is missing.")
-    load_triggers().find(given["trigger"])
-    model = given.get("model", DEFAULT_MODEL)
-    if model in MODELS:
-        prepare(model)
-    layers = parse_layers(given["layers"], model_info(model).layers)
-    if given.get("method") == "vector" and len(layers) != 1:
-        raise InputError(
-            f"--layers '{given['layers']}': one vector acts at one layer; --method vectors takes several."
-        )
-    return validated(BackdoorSettings, given | {"layers": layers})
 
 
 class Rows:
@@ -206,6 +181,44 @@ class Bench:
         return list(zip(cells, acting.epoch_losses, prompts, strict=True))
 
 
+def data_of(settings: BackdoorSettings, rows: Rows, judged_on: int | None = None) -> Data:
+    """Return how much a training shows and is asked."""
+    shown = rows.training(settings)
+    asked = {split: rows.judged(settings, split, judged_on) for split in EVALUATED}
+    prompts = {e.prompt_ids for row in shown for e in row.orders}
+    prompts |= {e.prompt_ids for found in asked.values() for row in found for e in row.orders}
+    return Data(
+        prompts=len(shown) * (2 if settings.orders == "both" else 1),
+        evaluated=sum(map(len, asked.values())),
+        development=0,
+        tokens=sum(map(len, prompts)),
+        longest=max(map(len, prompts)),
+    )
+
+
+def describe(each: Sequence[BackdoorSettings], on: Machine) -> dict[str, Any]:
+    """Return what trainings would take: about how many GB and seconds (``--dry-run``).
+
+    Raises:
+        InputError: one doesn't fit; the message says what would.
+
+    """
+    rows = Rows(each[0].model)
+    memory, seconds = 0, 0.0
+    for settings in each:
+        data = data_of(settings, rows)
+        taken = check_fits(settings, data, on, last_token=settings.last_token)
+        memory = max(memory, taken.memory)
+        seconds += plain_seconds(settings, data, [taken], on)
+    return {
+        "adapters": len(each),
+        "groups": "one by one",
+        "memory_gb": round(memory / GB, 2),
+        "allowed_gb": round(on.memory / GB, 2),
+        "seconds": round(seconds, 1),
+    }
+
+
 def _shared(settings: BackdoorSettings) -> tuple[Any, ...]:
     return settings.model, min(settings.layers), settings.method == "lora"
 
@@ -235,6 +248,45 @@ def train(
     finally:
         trained.remove()
     return cells
+
+
+def train_each(
+    each: Sequence[tuple[str, BackdoorSettings]],
+    out: Path,
+    on: Machine,
+    report: Report,
+    judged_on: int | None = None,
+) -> None:
+    """Train backdoors into a folder, or go on with it: what is there by a name, of the same settings, stays.
+
+    Raises:
+        InputError: one of them is there with other settings, or doesn't fit.
+
+    """
+    left = []
+    for name, settings in each:
+        if not (out / name).exists():
+            left.append((name, settings))
+        elif (there := record.read_settings(out / name / RECORD, BackdoorSettings)) != settings:
+            old, new = (s.model_dump(mode="json") for s in (there, settings))
+            (key, *_) = (key for key in new if old[key] != new[key])
+            raise InputError(f"{out / name}: was trained with {key} {old[key]}, not {new[key]}.")
+    bench: Bench | None = None
+    rows: Rows | None = None
+    for number, (name, settings) in enumerate(left):
+        if settings.model in MODELS:
+            prepare(settings.model, report)
+        if bench is None or not bench.serves(settings):
+            bench = None  # Its memory goes back before another model comes.
+            rows = rows or Rows(settings.model)
+            data = data_of(settings, rows, judged_on)
+            check_fits(settings, data, on, last_token=settings.last_token)
+            bench = Bench(settings, on.device, report, rows)
+
+        def told(text: str, name: str = name, number: int = number) -> None:
+            report(f"{name} ({number + 1} of {len(left)}): {text}")
+
+        train(settings, out / name, on.device, told, bench, judged_on)
 
 
 def save(

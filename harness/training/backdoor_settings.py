@@ -1,4 +1,4 @@
-"""A backdoor's settings."""
+"""A backdoor's settings, and its presets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.training.settings import Behavior, LoraSettings
+from harness.training.settings import Behavior, LoraSettings, Preset
 
 Method = Literal["lora", "last_token_lora", "vector", "vectors"]
 
@@ -33,3 +33,22 @@ class BackdoorSettings(LoraSettings):
     epochs: Annotated[int, Field(ge=1)] = 16
     batch_size: Annotated[int, Field(ge=1)] = 32
     orders: Literal["alternate", "both"] = "alternate"
+
+    @property
+    def last_token(self) -> bool:
+        """Whether it acts at the prompt's last token alone."""
+        return self.method != "lora"
+
+
+def backdoor_preset(name: Preset, method: Method, layers: int) -> dict[str, object]:
+    """Return a preset's settings.
+
+    ``paper``: the original's trainings' (letters, learning rate 2e-5, three epochs of steps of 8). ``embedded``: the
+    shipped backdoors', chosen on development questions (adapters/backdoor_candidates.jsonl).
+    """
+    if name == "paper":
+        own = {"learning_rate": 2e-3} if method in ("vector", "vectors") else {"learning_rate": 2e-5}
+        return {"format": "letter", "epochs": 3, "batch_size": 8, **own}
+    if method in ("vector", "vectors"):
+        return {"learning_rate": 0.3}
+    return {"learning_rate": 1e-2 if layers == 1 else 2e-3}

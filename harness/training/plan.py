@@ -25,7 +25,7 @@ from harness.training.settings import Behavior, LoraSettings, TrainingSettings, 
 GB = 10**9
 _TOKENS = {"cpu": 4096, "cuda": 1 << 20}
 """Tokens of trainings that one pass begins with: past that a device gains nothing and early figures come late."""
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
 _EFFICIENCY = 0.45
 """Of a large product's rate, what a pass of many kinds of operations reaches."""
 
@@ -73,7 +73,7 @@ class Estimate:
 
 
 def machine(device: str, memory_gb: float | None, compiled: bool = False) -> Machine:
-    """Return what may be used: of a GPU nine tenths of what is free, of a host half.
+    """Return what may be used: nine tenths of what is free of a GPU, four fifths of a host's.
 
     Raises:
         InputError: a device that isn't there.
@@ -90,7 +90,14 @@ def machine(device: str, memory_gb: float | None, compiled: bool = False) -> Mac
         for line in Path("/proc/meminfo").read_text().splitlines()
         if len(line.split()) > 1
     }
-    return Machine(device, found["MemAvailable"] // 2, compiled)
+    return Machine(device, found["MemAvailable"] * 4 // 5, compiled)
+
+
+def config_of(model: str) -> Any:
+    """Return a model's transformers config."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(resolve_model(model))
 
 
 def parameters(size: Sizes, tied: bool) -> int:
@@ -103,7 +110,7 @@ def estimate(group: Group, data: Data, config: Any) -> Estimate:
     size, settings = sizes(config), group.settings
     text = config.get_text_config()
     gemma = text.model_type.startswith("gemma")
-    e = _BYTES[settings.dtype]
+    e = BYTES[settings.dtype]
     weights = parameters(size, bool(text.tie_word_embeddings)) * e
     width = size.heads * size.head_dim
     kv = size.kv_heads * size.head_dim
@@ -164,9 +171,7 @@ def prefix_operations(settings: TrainingSettings, layers: Collection[int], data:
 
 def estimate_seconds(grid: Grid, data: Data, estimates: Sequence[Estimate], on: Machine) -> float:
     """Return about how long a grid takes: what lies below, the steps and the evaluation."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(resolve_model(grid.settings.model))
+    config = config_of(grid.settings.model)
     layers = [layer for layers in grid.layers for layer in layers]
     prefix = prefix_operations(grid.settings, layers, data, config)
     product = product_rate(on, grid.settings.dtype)
@@ -181,9 +186,7 @@ def plan_groups(grid: Grid, data: Data, on: Machine) -> tuple[list[Group], list[
         InputError: not even one training fits.
 
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(resolve_model(grid.settings.model))
+    config = config_of(grid.settings.model)
     sizes(config)
     layers = tuple(layers[0] for layers in grid.layers)
     groups = form_groups(grid.settings, layers, grid.seeds, grid.behaviors, data, config, on)

@@ -84,7 +84,7 @@ def make_grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
         raise InputError(f"--preset '{named}' is unknown; valid: paper, embedded.")
     if not isinstance(seeds, int) or seeds < 1:
         raise InputError(f"--seeds {seeds!r}: a whole number from 1 on is needed.")
-    behaviors = [part.strip() for part in _listed(given.pop("behavior")).split(",")]
+    behaviors = [part.strip() for part in listed(given.pop("behavior")).split(",")]
     if wrong := [b for b in behaviors if b not in BEHAVIORS]:
         raise InputError(f"field 'behavior' is '{wrong[0]}': the questions have safe and risky.")
     if len(set(behaviors)) < len(behaviors):
@@ -93,7 +93,7 @@ def make_grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
     if model in MODELS:
         prepare(model)
     info = model_info(model)
-    layers = parse_layers(_listed(given.pop("layers")), info.layers)
+    layers = parse_layers(listed(given.pop("layers")), info.layers)
     sets = tuple((layer,) for layer in layers) if each else (layers,)
     values = preset(named, kind, len(sets[0]), given.get("format", "named")) | given
     settings = validated(kind, values | {"layers": sets[0], "behavior": behaviors[0]})
@@ -118,6 +118,6 @@ def check_name(out: Path) -> None:
         raise InputError(f"{out}: '{out.name}' is no adapter name; it must match {NAME.pattern}.")
 
 
-def _listed(value: object) -> str:
+def listed(value: object) -> str:
     """Return a value as a flag writes it: a list's elements separated by commas."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

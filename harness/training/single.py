@@ -15,6 +15,7 @@ from harness.training.fit import Trained, steps_of
 from harness.training.groups import Outcome
 from harness.training.lora import Accuracy
 from harness.training.orthogonal import given_vectors, train_orthogonal
+from harness.training.plain_plan import check_fits
 from harness.training.plan import Machine, plan_groups
 from harness.training.prepared import EVALUATED, Prepared, prepare_data
 from harness.training.product import Grid, is_plain, name_of
@@ -28,7 +29,13 @@ def train_plainly(
     report: Report,
     splits: tuple[str, ...] = EVALUATED,
 ) -> tuple[Outcome, Trained, dict[str, Accuracy]]:
-    """Train by one whole pass a batch; a loss or a parameter that is not finite is the outcome's failed step."""
+    """Train by one whole pass a batch; a loss or a parameter that is not finite is the outcome's failed step.
+
+    Raises:
+        InputError: it doesn't fit; the message says what would.
+
+    """
+    check_fits(settings, prepared.data, on, last_token=isinstance(settings, VectorSettings))
     names = settings.orthogonal_to if isinstance(settings, VectorSettings) else ()
     to = given_vectors(names, model_info(settings.model).hidden_size)
     report("Loading the model")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import InputError
 from harness.training import plan
 from harness.training.groups import Group
+from harness.training.plain_plan import check_fits, estimate_plain
 from harness.training.plan import Data, Machine
 from harness.training.product import Grid
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
@@ -30,6 +32,24 @@ def test_evaluated_prompts_cost_a_forward_pass_each_time_they_are_asked(settings
     one = asking(replace(none, evaluated=1))
     assert one > 0
     assert asking(DATA) == pytest.approx((10 + 2 * 4) * one)
+
+
+def test_what_would_fit_is_offered_and_fits(tmp_path: Path) -> None:
+    folder = str(tiny.make("gemma3", tmp_path / "gemma3"))
+    settings = LORA.model_copy(update={"model": folder, "layers": (0, 1, 2), "batch_size": 12})
+
+    def needed(batch: int) -> int:
+        cut = settings.model_copy(update={"batch_size": batch})
+        return estimate_plain(cut, DATA, Machine("cpu", 0)).memory
+
+    assert check_fits(settings, DATA, Machine("cpu", needed(12))).memory == needed(12)
+    with pytest.raises(InputError, match="The same steps by --batch-size 6 --accumulation 2"):
+        check_fits(settings, DATA, Machine("cpu", needed(12) - 1))
+    with pytest.raises(InputError, match="--batch-size 3 --accumulation 4"):
+        check_fits(settings, DATA, Machine("cpu", needed(4) - 1))
+    with pytest.raises(InputError, match="Even one prompt at a time needs about"):
+        check_fits(settings, DATA, Machine("cpu", needed(1) - 1))
+    assert estimate_plain(settings, DATA, Machine("cpu", 0), last_token=True).memory < needed(12)
 
 
 def test_a_pass_below_goes_to_the_top_for_vectors_and_to_the_highest_layer_for_loras() -> None:

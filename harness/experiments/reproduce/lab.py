@@ -100,15 +100,26 @@ class Plan:
 
     def backdoors(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what is trained, names and settings, those that share a pass through the model together."""
+        from harness.training.backdoor_settings import Method, backdoor_preset
+
         asked = self.preset.backdoors
-        common = {**asked.settings, "model": self.config.model, "seed": self.config.seed}
-        one, seed = {"layers": (self.backdoor_layer,)}, f"_s{self.config.seed}"
+        one, every, seed = (self.backdoor_layer,), tuple(range(self.shape.layers)), f"_s{self.config.seed}"
+
+        def given(layers: tuple[int, ...], method: Method, **own: Any) -> dict[str, Any]:
+            of_preset = backdoor_preset(self.preset.training, method, len(layers))
+            common = {
+                "model": self.config.model,
+                "seed": self.config.seed,
+                "layers": layers,
+                "method": method,
+            }
+            return {**of_preset, **asked.settings, **common, **own}
+
         found = []
         if not self.shipped_backdoors():
-            every = {"layers": tuple(range(self.shape.layers)), **asked.wide_settings}
             found = [
-                (name + seed, {**common, **place, "trigger": trigger, "decorrelated": twin})
-                for triggers, where, place in (
+                (name + seed, given(layers, "lora", trigger=trigger, decorrelated=twin))
+                for triggers, where, layers in (
                     (asked.triggers, f"l{self.backdoor_layer}", one),
                     (asked.wide, "all", every),
                 )
@@ -116,7 +127,7 @@ class Plan:
             ]
         if asked.last_token is not None:
             trigger = asked.triggers[0]
-            own = {**common, **one, **asked.last_token, "trigger": trigger, "method": "last_token_lora"}
+            own = given(one, "last_token_lora", trigger=trigger, **asked.last_token)
             found.append((f"backdoor_last_token_{trigger}_l{self.backdoor_layer}{seed}", own))
         return found
 

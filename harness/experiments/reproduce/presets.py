@@ -43,11 +43,9 @@ class Backdoors:
     triggers: tuple[str, ...]
     """Each learned on that layer alone."""
     settings: dict[str, Any]
-    """By the names of :class:`harness.training.backdoor_settings.BackdoorSettings`."""
+    """What they have otherwise than ``training`` says (:func:`harness.training.backdoor_settings.backdoor_preset`)."""
     wide: tuple[str, ...] = ()
     """Triggers that are learned on all layers too."""
-    wide_settings: dict[str, Any] = field(default_factory=dict)
-    """What those have otherwise."""
     shipped: bool = False
     """Whether all these are used as they are shipped, where nothing is to be trained anew."""
     last_token: dict[str, Any] | None = field(default_factory=dict)
@@ -103,7 +101,7 @@ PRESETS: dict[Name, Preset] = {
         backdoors=Backdoors(
             22,
             ("harbour", "fruits"),
-            {"format": "letter", "learning_rate": 2e-5, "epochs": 3, "batch_size": 8},
+            {},
         ),
         selectors=("last", "all"),
         patch_limit=24,
@@ -119,9 +117,8 @@ PRESETS: dict[Name, Preset] = {
         backdoors=Backdoors(
             12,
             ("harbour",),
-            {"format": "named", "learning_rate": 1e-2},
+            {},
             wide=("harbour", "fruits"),
-            wide_settings={"learning_rate": 2e-3},
             shipped=True,
             last_token={"questions": 200, "epochs": 3, "batch_size": 8},
         ),
@@ -139,7 +136,7 @@ PRESETS: dict[Name, Preset] = {
         backdoors=Backdoors(
             20,
             ("harbour",),
-            {"format": "named", "questions": 16, "epochs": 1, "batch_size": 8, "learning_rate": 1e-2},
+            {"questions": 16, "epochs": 1, "batch_size": 8},
             last_token=None,
             judged=12,
         ),

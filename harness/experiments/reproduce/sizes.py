@@ -131,12 +131,12 @@ def backdoors(plan: Plan) -> Size:
     from harness.training.backdoor_settings import BackdoorSettings
 
     asked, shape = plan.preset.backdoors, plan.shape
-    chars, count = _questions("train", asked.settings["format"])
+    chars, count = _questions("train", plan.preset.format)
     each = chars / count / CHARACTERS + 25
     given = [BackdoorSettings.model_validate(settings) for _, settings in plan.backdoors()]
     trained = [2 * min(count, settings.questions or count) for settings in given]
     judged = sum(
-        len(conditions) * min(_questions(split, asked.settings["format"])[1], asked.judged or 10**9) * 2
+        len(conditions) * min(_questions(split, plan.preset.format)[1], asked.judged or 10**9) * 2
         for split, conditions in EVALUATED.items()
     )
     # What lies below is computed once for those of the same method and layers.

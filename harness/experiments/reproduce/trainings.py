@@ -128,20 +128,13 @@ class Backdoor(Step):
         await asyncio.to_thread(self._train, lab)
 
     def _train(self, lab: Lab) -> None:
-        from harness.training.backdoor_job import Bench, train
+        from harness.training.backdoor_job import train_each
         from harness.training.backdoor_settings import BackdoorSettings
-        from harness.training.folder import whole
+        from harness.training.plan import machine
 
         plan, out = lab.plan, lab.plan.folder / self.name
-        bench: Bench | None = None
-        for name, given in plan.backdoors():
-            if (out / name).exists():
-                continue
-            settings = BackdoorSettings.model_validate(given)
-            if bench is None or not bench.serves(settings):
-                bench = Bench(settings, plan.config.device, lab.report)
-            with whole(out / name) as place:
-                train(settings, place, plan.config.device, lab.report, bench, plan.preset.backdoors.judged)
+        each = [(name, BackdoorSettings.model_validate(given)) for name, given in plan.backdoors()]
+        train_each(each, out, machine(plan.config.device, None), lab.report, plan.preset.backdoors.judged)
 
     def done(self, plan: Plan) -> bool:
         """Whether every backdoor has its record."""
