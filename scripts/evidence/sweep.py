@@ -11,13 +11,17 @@ from benchmarks.gpu_sweep.report import RESULTS, claims
 from scripts.evidence.line import REPORTS, Line
 
 ADAPTERS = REPORTS / "benchmarks" / "compare_adapters.json"
+CPU = REPORTS / "benchmarks" / "cpu_sweep.json"
 GIB = 2**30
 
 
 def sweep() -> Iterator[Line]:
     """What committed sweeps and benchmarks wrote."""
     for path in sorted(REPORTS.glob("sweep/*/results.json")):
-        yield from _swept(_read(path))
+        device = _read(path.with_name("manifest.json"))["engine"].get("device", "cpu")
+        yield from _swept(_read(path), gpu=device != "cpu")
+    if CPU.is_file():
+        yield from _on_two_cores(_read(CPU))
     if RESULTS.is_file():
         for claim in claims(_read(RESULTS)):
             bound = f"{'>=' if claim.at_least else '<='} {claim.bound:g}"
@@ -31,7 +35,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _swept(found: dict[str, Any]) -> Iterator[Line]:
+def _swept(found: dict[str, Any], gpu: bool) -> Iterator[Line]:
     grid = found["grid"]
     name = f"{found['vector']['name']}, {found['engine']}, {grid['selector']}"
     whole = found["scored_now"] == found["passes"]
@@ -40,10 +44,11 @@ def _swept(found: dict[str, Any]) -> Iterator[Line]:
         f"{found['seconds']:.0f} s, of them {found['cpu_seconds']:.0f} s of CPU" if whole else "gone on with",
         "reported",
         True,
+        gpu,
     )
     yield Line(
         f"{name}: peak memory", f"{found['peak_memory_bytes'] / GIB:.1f} GiB", "<= 8 GiB",
-        found["peak_memory_bytes"] <= 8 * GIB,
+        found["peak_memory_bytes"] <= 8 * GIB, gpu,
     )  # fmt: skip
     nulls = found.get("null", [])
     if nulls:
@@ -56,6 +61,30 @@ def _swept(found: dict[str, Any]) -> Iterator[Line]:
             f"{found['null_seconds'] / 60:.0f} min{each}" if whole else "gone on with",
             "reported",
             True,
+            gpu,
+        )
+
+
+def _on_two_cores(found: dict[str, Any]) -> Iterator[Line]:
+    for swept in found["sweeps"]:
+        name = f"the whole grid on two cores, {swept['engine']}, {swept['selector']}"
+        scaled = ", scaled from a tenth" if swept["limit"] else ""
+        yield Line(
+            f"{name}: time, peak memory with the server's",
+            f"{swept['whole_seconds'] / 60:.1f} min{scaled}, {swept['peak_memory_gb']:.1f} GB",
+            "reported",
+            True,
+        )
+        if swept["null_vectors"]:
+            yield Line(
+                f"{name}: null of {swept['null_vectors']} random vectors",
+                f"{swept['null_seconds'] / 60:.1f} min",
+                "reported",
+                True,
+            )
+    for selector, nats in found["apart"].items():
+        yield Line(
+            f"both engines, {selector}: largest difference", f"{nats:.1e} nats", "<= 1e-3", nats <= 1e-3
         )
 
 
