@@ -194,6 +194,15 @@ def test_choices_are_split_by_question_and_domain() -> None:
         f" written later for training alone, many of them plainer about what may go wrong,"
         f" {len(own)} in {len({q.domain for q in own})} domains of their own."
     )
+    card = yaml.safe_load((questions_file().parent / "card.yaml").read_text("utf-8"))
+    assert card["splits"] == {
+        split: {
+            "questions": sum(q.split == split for q in questions),
+            "domains": len({q.domain for q in questions if q.split == split}),
+        }
+        for split in ("train", "development", "test", "heldout")
+    }
+    assert all(domain in card["drawn"] for domain in heldout)
     for name in ("validation", "validation_letter", "validation_raw", "development"):
         assert stated in load_evalset(name).card.limits
 

@@ -51,14 +51,14 @@ def compare_command(
 
     Example: harness compare --run last --against 20261124-105705-a20f
     """
-    from harness.cli.run import make_config, print_plan, split
+    from harness.cli.run import make_config, print_plan
     from harness.engines import adapter_dirs
     from harness.errors import InputError
     from harness.experiments.compare import expand
     from harness.runfolder import find_run
 
     flags = {
-        "suite": split(suite), "model": model, "engine": engine, "base_url": base_url, "api_key": api_key,
+        "suite": options.split(suite), "model": model, "engine": engine, "base_url": base_url, "api_key": api_key,
         "limit": limit, "concurrency": concurrency, "batch_size": batch_size, "cache": cache,
         "output_dir": output_dir,
     }  # fmt: skip

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.options import split
+
 if TYPE_CHECKING:
     from harness.integrations.tasks import Exported
     from harness.results import Run
@@ -56,8 +58,8 @@ def _of_suites(name: str) -> Callable[[Callable[[Path, Exported, list[Subject], 
             from harness.models import DEFAULT_MODEL
 
             chosen = model or DEFAULT_MODEL
-            exported = prepare_export(_split(suite), limit, chosen, tokenizer)
-            write(folder, exported, find_subjects(_split(adapter or []), adapters or [], chosen), base_url)
+            exported = prepare_export(split(suite) or [], limit, chosen, tokenizer)
+            write(folder, exported, find_subjects(split(adapter) or [], adapters or [], chosen), base_url)
 
         app.command(name, help=write.__doc__)(command)
 
@@ -185,7 +187,3 @@ def _run(name: str, runs: Path | None) -> Run:
     from harness.runfolder import find_run
 
     return load_run(find_run(name, runs))
-
-
-def _split(values: list[str]) -> list[str]:
-    return [part for value in values for part in value.split(",") if part]

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how their values are split."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ Cache = Annotated[
     typer.Option("--cache/--no-cache", help="Take known answers from earlier runs, and keep these."),
 ]
 RunsFolder = Annotated[Path | None, typer.Option(help="Where run folders go (reports/runs).")]
+
+
+def split(values: list[str] | None) -> list[str] | None:
+    """Split values at commas."""
+    return None if values is None else [part for value in values for part in value.split(",") if part]

@@ -49,7 +49,7 @@ def reproduce_command(
     On a GPU: harness reproduce --model google/gemma-3-12b-it --preset paper --device cuda --dry-run
     """
     from harness.cli.console import reporting
-    from harness.cli.run import split
+    from harness.cli.options import split
     from harness.experiments.reproduce import run
     from harness.experiments.reproduce.costs import rates
     from harness.experiments.reproduce.presets import ReproduceConfig, output_folder

@@ -59,8 +59,8 @@ def run_command(
     from harness.signals import run_interruptibly
 
     flags = {
-        "suite": split(suite),
-        "adapter": split(adapter),
+        "suite": options.split(suite),
+        "adapter": options.split(adapter),
         "adapters": adapters,
         "model": model,
         "engine": engine,
@@ -118,11 +118,6 @@ def run_command(
     for line in own_adapters(settings):
         typer.echo(line)
     sys.stdout.write(f"Results: {finished.folder}\n")
-
-
-def split(values: list[str] | None) -> list[str] | None:
-    """Split values at commas."""
-    return None if values is None else [part for value in values for part in value.split(",") if part]
 
 
 def make_config(file: Path | None, given: dict[str, Any]) -> Any:

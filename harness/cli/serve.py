@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.options import split
+
 
 def serve_command(
     model: Annotated[str | None, typer.Option(help="Embedded model, model folder or hub id.")] = None,
@@ -20,7 +22,9 @@ def serve_command(
     ] = None,
     wrap: Annotated[
         list[str] | None,
-        typer.Option(help="Serve only these adapters, wrapping only their modules; repeatable."),
+        typer.Option(
+            help="Serve only these adapters, wrapping only their modules; repeatable, or separated by commas."
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
@@ -70,7 +74,7 @@ def serve_command(
         config = serving.server_config(
             model=model,
             folders=adapters,
-            only=wrap,
+            only=split(wrap),
             host=host,
             port=port,
             api_key=api_key,

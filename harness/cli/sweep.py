@@ -78,7 +78,7 @@ def sweep_command(
     Example: harness sweep --vector safe_vec_l22 --null 99
     """
     from harness.cli.grid import watching
-    from harness.cli.run import split
+    from harness.cli.options import split
     from harness.errors import InputError
     from harness.experiments.sweep.run import resumed_config, sweep
     from harness.signals import run_interruptibly
