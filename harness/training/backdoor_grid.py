@@ -14,7 +14,7 @@ from harness.jsonl import validated
 from harness.modelinfo import model_info
 from harness.models import DEFAULT_MODEL, MODELS, prepare
 from harness.training.backdoor_settings import BackdoorSettings, backdoor_preset
-from harness.training.product import listed
+from harness.training.product import listed, take_preset
 from harness.training.settings import parse_layers
 
 _METHODS = {"lora": "", "last_token_lora": "last_token_", "vector": "vec_", "vectors": "vecs_"}
@@ -32,14 +32,7 @@ def make_backdoors(given: dict[str, Any]) -> list[tuple[str, BackdoorSettings]]:
 
     """
     given = dict(given)
-    named, seeds, twins = given.pop("preset", "embedded"), given.pop("seeds", 1), given.pop("twins", False)
-    for key in ("trigger", "layers"):
-        if key not in given:
-            raise InputError(f"--{key} is missing.")
-    if named not in ("paper", "embedded"):
-        raise InputError(f"--preset '{named}' is unknown; valid: paper, embedded.")
-    if not isinstance(seeds, int) or seeds < 1:
-        raise InputError(f"--seeds {seeds!r}: a whole number from 1 on is needed.")
+    (named, seeds), twins = take_preset(given, ("trigger", "layers")), given.pop("twins", False)
     if twins and given.get("decorrelated"):
         raise InputError("--twins trains both; leave out --decorrelated.")
     triggers = [part.strip() for part in listed(given.pop("trigger")).split(",")]

@@ -15,7 +15,7 @@ from harness.errors import InputError
 from harness.jsonl import validated
 from harness.modelinfo import model_info
 from harness.models import DEFAULT_MODEL, MODELS, prepare
-from harness.training.settings import Behavior, TrainingSettings, VectorSettings, parse_layers, preset
+from harness.training.settings import Behavior, Preset, TrainingSettings, VectorSettings, parse_layers, preset
 
 BEHAVIORS = ("safe", "risky")
 
@@ -75,15 +75,8 @@ def make_grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
 
     """
     given = dict(given)
-    named, seeds = given.pop("preset", "embedded"), given.pop("seeds", 1)
+    named, seeds = take_preset(given, ("behavior", "layers"))
     each = given.pop("each_layer", False) or kind is VectorSettings
-    for key in ("behavior", "layers"):
-        if key not in given:
-            raise InputError(f"--{key} is missing.")
-    if named not in ("paper", "embedded"):
-        raise InputError(f"--preset '{named}' is unknown; valid: paper, embedded.")
-    if not isinstance(seeds, int) or seeds < 1:
-        raise InputError(f"--seeds {seeds!r}: a whole number from 1 on is needed.")
     behaviors = [part.strip() for part in listed(given.pop("behavior")).split(",")]
     if wrong := [b for b in behaviors if b not in BEHAVIORS]:
         raise InputError(f"field 'behavior' is '{wrong[0]}': the questions have safe and risky.")
@@ -103,6 +96,24 @@ def make_grid(kind: type[TrainingSettings], given: dict[str, Any]) -> Grid:
         given_vectors(settings.orthogonal_to, info.hidden_size)
     first = settings.seed
     return Grid(settings, sets, tuple(range(first, first + seeds)), tuple(behaviors))  # type: ignore[arg-type]
+
+
+def take_preset(given: dict[str, Any], needed: tuple[str, ...]) -> tuple[Preset, int]:
+    """Take the preset and the number of seeds out of what is given, and see that what is needed is there.
+
+    Raises:
+        InputError: naming the flag and what would be valid.
+
+    """
+    named, seeds = given.pop("preset", "embedded"), given.pop("seeds", 1)
+    for key in needed:
+        if key not in given:
+            raise InputError(f"--{key} is missing.")
+    if named not in ("paper", "embedded"):
+        raise InputError(f"--preset '{named}' is unknown; valid: paper, embedded.")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InputError(f"--seeds {seeds!r}: a whole number from 1 on is needed.")
+    return named, seeds
 
 
 def check_name(out: Path) -> None:
