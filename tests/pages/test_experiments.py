@@ -85,11 +85,12 @@ STORY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def orthogonal(k: int | None, right: float) -> dict[str, Any]:
+def orthogonal(k: int | None, right: float, questions: int = 77, norm: float = 3.0) -> dict[str, Any]:
     accuracy = {
-        split: {"questions": 77, "choice_accuracy": right} for split in ("development", "test", "heldout")
+        split: {"questions": questions, "choice_accuracy": right}
+        for split in ("development", "test", "heldout")
     }
-    return {"behavior": "safe", "k": k, "norm": 3.0, "accuracy": accuracy}
+    return {"behavior": "safe", "k": k, "norm": norm, "accuracy": accuracy}
 
 
 ORTHOGONAL: dict[str, Any] = {

@@ -24,7 +24,7 @@ from harness.report.page import sections_of
 from harness.report.parts import Section
 from harness.results import Run, load_run
 from tests.pages import test_patching
-from tests.pages.test_experiments import PATCHING, STORY, SWEEP
+from tests.pages.test_experiments import PATCHING, STORY, SWEEP, orthogonal
 from tests.pages.test_report import RUNS, changed, kept
 
 NUMBER = re.compile(r"(?<![\w.@+-])[+-]?\d[\d,]*(?:\.\d+)*(?:e[+-]\d+)?%?(?!\w)")
@@ -33,7 +33,7 @@ FIXED = {
     "shifts": r"80% of runs|<0\.0001",
     # The place in the order, and how many are named, are of what stands beside them.
     "ranking": r"(?<=\| )\d(?= \| (risky|safe))|\d+ of \d+ subjects moved beyond what looking at \d+ explains|<0\.0001",
-    "story": r"\(5% of|near 1\.",
+    "story": r"\(5% of|near 1\.|(?<=safe, )\d(?= \|)",
     "backdoor_awareness": r"<0\.0001",
     "post": r"theirs [+-][\d.]+|(?<=\| )[+-]\d\.\d\d(?= \| [+-]\d)",
 }
@@ -211,6 +211,17 @@ BACKDOORS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def orthogonals(folder: Path, by: int) -> Material:
+    """Make vectors orthogonal to one another: more of them, others, and more that stand out."""
+    own = {"questions": 77 + by, "norm": 3.0 + by}
+    trained = [orthogonal(k, 0.6 if 0 < k <= by else 0.5 + 0.02 * by, **own) for k in range(3 + by)]
+    drawn = [orthogonal(None, 0.4 - 0.02 * i - 0.01 * by, **own) for i in range(2 + by)]
+    drawn.append(orthogonal(None, 0.55 + 0.005 * by, **own))
+    content = {"layer": 22 + by, "vectors": [*trained, *drawn]}
+    (folder / "orthogonal.json").write_text(json.dumps(content))
+    return gather([folder])
+
+
 def texts(section: Section) -> list[str]:
     fixed = re.compile(FIXED.get(section.key, r"(?!)"))
     cells = [" | ".join(row) for table in section.tables for row in table.rows]
@@ -223,6 +234,7 @@ MAKERS: dict[str, tuple[Callable[[Path, int], Material], set[str]]] = {
     "patching, its tables": (patching, {"q_patching"}),
     "one layer and all": (one_and_all, {"shifts"}),
     "story": (document("story.json", STORY), {"story"}),
+    "orthogonal vectors": (orthogonals, {"story"}),
     "by_layer": (trainings, {"by_layer"}),
     "layers of a run": (of_layers, {"by_layer"}),
     "backdoor": (backdoor, {"backdoor"}),
