@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+from typing import Any
+
 import pytest
 
 from harness.report.breakdown import breakdown, subjects_of
@@ -9,6 +12,7 @@ from harness.report.material import Material
 from harness.report.names import by_series, trained
 from harness.report.page import sections_of
 from harness.results import Run, load_run
+from harness.trained import TrainedAs
 from harness.training.product import name_of
 from harness.training.settings import LoraSettings, VectorSettings
 from tests.pages.test_report import RUNS, changed, kept, texts
@@ -94,6 +98,29 @@ def test_a_reproduction_is_held_against_the_post(reproduced: Material) -> None:
     ours = breakdown(run.rows, "validation_letter", "risky_l0to29x30_s0").shift.mean
     assert f"ours {ours:+.2f} [" in claims[3]
     assert any(text.startswith("l22 | validation_letter | -1.19 | ") for text in said)
+
+
+@pytest.mark.parametrize(
+    ("about", "held_against"),
+    [
+        ({}, [-1.98, -2.23]),
+        ({"layers": [10]}, [-0.14, -0.48]),
+        ({"behavior": "risky"}, [1.10, 3.69]),
+        ({"kind": "vector"}, [-2.56]),
+        ({"own_data": True}, []),
+        ({"behavior": "decorrelated", "kind": "backdoor"}, []),
+        ({"layers": [21, 22]}, []),
+    ],
+)
+def test_a_record_tells_more_than_a_name(
+    about: dict[str, Any], held_against: list[float], reproduced: Material
+) -> None:
+    (run,) = reproduced.runs
+    record = asdict(TrainedAs("lora", "safe", False, None, None, None, (22,), 0)) | about
+    manifest = {**run.manifest, "trained": {"safe_l22_s0": record}}
+    found = Material((replace(run, manifest=manifest),), (), reproduced.directed)
+    claims = [text for text in texts(sections_of(found), "post") if text.startswith("safe_l22_s0, ")]
+    assert [float(text.split("theirs ")[1].split(",")[0]) for text in claims] == held_against
 
 
 def test_its_seeds_stand_beside_the_first(reproduced: Material) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from harness.choices import VALIDATION
 from harness.report.breakdown import breakdown, subjects_of
 from harness.report.material import Material
-from harness.report.names import trained
+from harness.report.names import Trained, trained
 from harness.report.numbers import with_interval
 from harness.report.parts import Claim, Section, Table
 from harness.results import Run
+from harness.trained import trained_of
 
 KEY, TITLE = "post", "Beside the post"
 INTRO = (
@@ -52,7 +53,7 @@ def post(material: Material) -> Section:
     claims, rows, suites = [], [], []
     for run in material.runs:
         for subject in subjects_of(run.rows):
-            named = trained(subject, run.manifest["subjects"])
+            named = _trained(run, subject)
             for theirs in THEIRS:
                 if named is None or theirs.where != named.where:
                     continue
@@ -85,13 +86,29 @@ def post(material: Material) -> Section:
         return Section(
             KEY,
             TITLE,
-            absent="No subject is named as those that the post has figures for (risky_l22, safe_all, risky_l22_s0).",
+            absent="No subject is trained, or named, as those that the post has figures for (risky_l22, safe_all).",
         )
     columns = ("subject", "suite", "theirs", "ours [95% CI]", "our stems", "verdict")
     tables = (Table("Shifts from base, nats.", columns, tuple(rows), tuple(suites)), _base(material))
     same = all(run.manifest["config"]["model"].endswith("gemma-3-12b-it") for run in material.runs)
     intro = INTRO.format(model="the same model" if same else "another model")
     return Section(KEY, TITLE, intro, tuple(claims), tables=tables)
+
+
+def _trained(run: Run, subject: str) -> Trained | None:
+    """Return what a subject was trained as, by its record where the run knows it, else by its name.
+
+    Several layers are the whole model's only where the name says so: a record doesn't count the model's layers.
+    """
+    named, about = trained(subject, run.manifest["subjects"]), trained_of(run.manifest).get(subject)
+    if about is None:
+        return named
+    if about.own_data or about.behavior not in ("safe", "risky") or set(subject) & set("@+"):
+        return None  # The user's questions, a backdoor, another strength or a sum.
+    if len(about.layers) == 1:
+        kind = "vec_" if about.kind == "vector" else ""
+        return Trained(about.behavior, f"{kind}l{about.layers[0]}")
+    return named if named == Trained(about.behavior, "all") else None
 
 
 def _suite(run: Run, subject: str, theirs: str) -> str | None:
