@@ -143,7 +143,13 @@ def main() -> None:
     parser.add_argument("--limit-all", type=int, help="items a suite of the sweeps at all tokens")
     parser.add_argument("--limit-last", type=int, help="the same at the last token (a rehearsal)")
     options = parser.parse_args()
-    sweeps, differ = [], {}
+    sweeps: list[dict[str, Any]] = []
+    differ: dict[str, float] = {}
+    machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    found = {
+        "schema_version": 1, "machine": machine, "versions": versions(), "git": git_state(), "sweeps": sweeps,
+        "apart": differ,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         for selector in SELECTORS:
             limit = options.limit_all if selector == "all" else options.limit_last
@@ -151,13 +157,9 @@ def main() -> None:
                 null = options.null if (engine, selector) == ("in-process", "last") else 0
                 sweeps.append(measure(engine, selector, limit, null, Path(place) / f"{engine}-{selector}"))
                 print(json.dumps(sweeps[-1]), flush=True)
+                write_json(options.out, found)
             one, other = (scores(Path(place) / f"{engine}-{selector}") for engine in ENGINES)
             differ[selector] = apart(one, other)
-    machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    found = {
-        "schema_version": 1, "machine": machine, "versions": versions(), "git": git_state(), "sweeps": sweeps,
-        "apart": differ,
-    }  # fmt: skip
     write_json(options.out, found)
     options.out.with_suffix(".md").write_text(table(found), "utf-8")
     print(table(found))

@@ -203,6 +203,12 @@ def test_a_sweep_has_a_profile_and_a_grid_a_suite(tmp_path: Path) -> None:
 
 
 @browser.needed
+def test_a_sweep_of_all_tokens_says_so(tmp_path: Path) -> None:
+    swept = {**SWEEP, "grid": {**SWEEP["grid"], "selector": "all"}}
+    page = section(tmp_path, "results.json", swept, "sweep")
+    assert all(claim.text.startswith("made_vec at all tokens") for claim in page.claims)
+
+
 def test_the_limit_of_the_strengths_can_be_switched(tmp_path: Path) -> None:
     nulls = [{**null, "limit": limit} for null in SWEEP["null"] for limit in (0.02, 0.1)]
     (tmp_path / "results.json").write_text(json.dumps({**SWEEP, "null": nulls}))

@@ -32,7 +32,9 @@ def share(document: Document) -> Share:
 
 
 def _name(document: Document) -> str:
-    return str(document.content["vector"]["name"])
+    """Name a sweep by its vector, and by the tokens where those are not the last ones."""
+    name = str(document.content["vector"]["name"])
+    return f"{name} at all tokens" if document.content["grid"].get("selector") == "all" else name
 
 
 def _claims(document: Document) -> list[Claim]:
