@@ -140,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--null", type=int, default=99, help="random vectors, in process at the last token")
+    parser.add_argument("--selector", action="append", choices=SELECTORS, help="only this; repeatable")
     parser.add_argument("--limit-all", type=int, help="items a suite of the sweeps at all tokens")
     parser.add_argument("--limit-last", type=int, help="the same at the last token (a rehearsal)")
     options = parser.parse_args()
@@ -151,7 +152,7 @@ def main() -> None:
         "apart": differ,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        for selector in SELECTORS:
+        for selector in options.selector or SELECTORS:
             limit = options.limit_all if selector == "all" else options.limit_last
             for engine in ENGINES:
                 null = options.null if (engine, selector) == ("in-process", "last") else 0
