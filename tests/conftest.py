@@ -12,9 +12,10 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -22,6 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from harness.adapters import adapter_folders, load_adapter
+from harness.cli import main
 from harness.modelinfo import ModelInfo, read_config
 from harness.models import DEFAULT_MODEL, prepare
 from harness.paths import cache_dir
@@ -166,6 +168,23 @@ def run_cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.Com
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | env)
+
+
+def call_cli(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process: for what is refused, which needs no second start of Python and torch."""
+    out, said = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, env),
+        patch.object(sys, "argv", ["harness", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(said),
+    ):
+        try:
+            main()
+            code = 0
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), said.getvalue())
 
 
 def interrupted(command: list[str], runs: Path, **started: Any) -> tuple[Path, str, float]:

@@ -14,12 +14,12 @@ import pytest
 
 from harness.journal import encode_line
 from harness.results import SCHEMA_VERSION
-from tests.conftest import run_cli
+from tests.conftest import call_cli, run_cli
 
 
 def refused(*arguments: str, code: int = 2, **env: str) -> str:
     """Return what was said; it must be one message, and nothing on stdout."""
-    done = run_cli(*arguments, NO_COLOR="1", COLUMNS="200", **env)
+    done = call_cli(*arguments, NO_COLOR="1", COLUMNS="200", **env)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
