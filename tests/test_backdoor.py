@@ -23,7 +23,7 @@ from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, questions_file
 from harness.training.lora import load_base
 from harness.training.plan import Machine
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 from tests.smol import make as tiny_smol
 from tests.steering import tiny
 
@@ -271,7 +271,7 @@ def test_settings_that_cannot_be_used(
 
 
 def test_the_command_refuses_before_it_trains(tmp_path: Path) -> None:
-    done = run_cli(
+    done = call_cli(
         "train", "backdoor", "--trigger", "nobody", "--layers", "3", "--output-dir", str(tmp_path / "x")
     )
     assert (done.returncode, done.stdout) == (2, "")
@@ -333,7 +333,7 @@ def test_a_grid_of_backdoors_is_gone_on_with_and_other_settings_are_refused(
 
 def test_a_dry_run_says_time_and_memory(embedded_model: Path) -> None:
     flags = ("--trigger", "harbour", "--layers", "all", "--twins", "--dry-run", "--json", "--memory", "20")
-    done = run_cli("train", "backdoor", *flags)
+    done = call_cli("train", "backdoor", *flags)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["adapters"] == 2

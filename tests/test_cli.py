@@ -24,7 +24,7 @@ from harness.models import DEFAULT_MODEL
 from harness.paths import cache_dir
 from scripts.check_package import VERSIONS
 from servers import launch
-from tests.conftest import interrupted, run_cli
+from tests.conftest import call_cli, interrupted, run_cli
 
 
 def commands() -> list[list[str]]:
@@ -39,7 +39,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_every_command_has_an_example(command: list[str]) -> None:
-    done = run_cli(*command, "--help", NO_COLOR="1", COLUMNS="120")
+    done = call_cli(*command, "--help", NO_COLOR="1", COLUMNS="120")
     assert done.returncode == 0
     assert f"Example: harness {' '.join(command)}" in re.sub(r"\s+", " ", done.stdout)
 
@@ -172,7 +172,7 @@ ANY = ["--output-dir", "unused"]
 def test_bad_input_is_a_sentence(
     arguments: list[str], code: int, message: str, embedded_model: Path, tmp_path: Path
 ) -> None:
-    done = run_cli(*arguments, NO_COLOR="1", COLUMNS="200", HF_HUB_OFFLINE="1")
+    done = call_cli(*arguments, NO_COLOR="1", COLUMNS="200", HF_HUB_OFFLINE="1")
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -181,7 +181,7 @@ def test_bad_input_is_a_sentence(
 
 def test_adapters_that_do_not_fit_are_sentences(server: str, made_adapters: Path, tmp_path: Path) -> None:
     run = ["run", "--suite", "awareness", "--base-url", server, "--adapters", str(made_adapters)]
-    unknown = run_cli(*run, "--adapter", "made_saf")
+    unknown = call_cli(*run, "--adapter", "made_saf")
     assert unknown.returncode == 2
     assert "Unknown adapter 'made_saf'. Did you mean made_safe" in unknown.stderr
     foreign = tmp_path / "foreign"
@@ -190,13 +190,13 @@ def test_adapters_that_do_not_fit_are_sentences(server: str, made_adapters: Path
     config["base_model_name_or_path"] = "google/gemma-3-12b-it"
     (foreign / "adapter_config.json").write_text(json.dumps(config))
     shutil.copy(made_adapters / "made_safe" / "adapter_model.safetensors", foreign)
-    other = run_cli(*run, "--adapter", str(foreign))
+    other = call_cli(*run, "--adapter", str(foreign))
     assert other.returncode == 2
     assert "was trained for the base model 'google/gemma-3-12b-it', not for" in other.stderr
 
 
 def test_an_unreachable_server_is_exit_code_3() -> None:
-    done = run_cli("run", "--suite", "awareness", "--base-url", f"http://127.0.0.1:{launch.free_port()}")
+    done = call_cli("run", "--suite", "awareness", "--base-url", f"http://127.0.0.1:{launch.free_port()}")
     assert done.returncode == 3
     assert "No server can be reached" in done.stderr
 
@@ -211,7 +211,7 @@ def test_a_port_in_use_is_a_sentence(embedded_model: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("INFO answering")
         try:
-            done = run_cli("serve", "--port", str(port))
+            done = call_cli("serve", "--port", str(port))
             assert done.returncode == 2
             assert "can't be used" in done.stderr
             assert log.read_text() == "INFO answering"
@@ -255,7 +255,7 @@ def test_json_stands_alone_on_stdout(server: str, made_adapters: Path, tmp_path:
 
 
 def test_a_dry_run_scores_nothing(tmp_path: Path) -> None:
-    done = run_cli("run", "--suite", "awareness", "--adapter", "safe_l22", "--limit", "2", "--dry-run")
+    done = call_cli("run", "--suite", "awareness", "--adapter", "safe_l22", "--limit", "2", "--dry-run")
     assert done.returncode == 0
     assert "awareness: 2 stems" in done.stdout
     assert "subjects: base, safe_l22" in done.stdout
@@ -264,10 +264,10 @@ def test_a_dry_run_scores_nothing(tmp_path: Path) -> None:
 def test_a_config_file_has_the_flags_keys(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("suite: [awareness]\nadapter: [safe_l22]\nlimit: 4\n")
-    done = run_cli("run", "--config", str(config), "--limit", "1", "--dry-run")
+    done = call_cli("run", "--config", str(config), "--limit", "1", "--dry-run")
     assert "awareness: 1 stems" in done.stdout
     config.write_text("suite: [awareness]\nadaptor: [safe_l22]\n")
-    wrong = run_cli("run", "--config", str(config), "--dry-run")
+    wrong = call_cli("run", "--config", str(config), "--dry-run")
     assert wrong.returncode == 2
     assert "unknown field 'adaptor'; did you mean 'adapter'" in wrong.stderr
 

@@ -17,7 +17,7 @@ from harness.training.jobs import lora_settings, vector_settings
 from harness.training.settings import LoraSettings, VectorSettings
 from harness.training.verify import Verifier
 from harness.vectors import read_vector, write_vector
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 
 def test_all_shipped_artifacts_are_small_and_hashed() -> None:
@@ -47,29 +47,29 @@ def test_the_bare_command_repeats_what_is_shipped(path: Path) -> None:
 
 
 def test_list_show_and_card() -> None:
-    listed = {a["name"]: a for a in json.loads(run_cli("adapters", "list", "--json").stdout)}
+    listed = {a["name"]: a for a in json.loads(call_cli("adapters", "list", "--json").stdout)}
     assert (listed["safe_l22"]["kind"], listed["safe_l22"]["layers"], listed["safe_l22"]["rank"]) == (
         "lora",
         [22],
         4,
     )
     assert listed["risky_vec_l22"]["behavior"] == "risky"
-    assert "risky_all_letter" in run_cli("adapters", "list").stdout
-    shown = json.loads(run_cli("adapters", "show", "safe_l22", "--json").stdout)
+    assert "risky_all_letter" in call_cli("adapters", "list").stdout
+    shown = json.loads(call_cli("adapters", "show", "safe_l22", "--json").stdout)
     assert shown["record"]["settings"]["epochs"] == 20
-    assert "learning_rate" in run_cli("adapters", "show", "safe_l22").stdout
+    assert "learning_rate" in call_cli("adapters", "show", "safe_l22").stdout
     assert (
-        run_cli("adapters", "card", "safe_l22").stdout
+        call_cli("adapters", "card", "safe_l22").stdout
         == (shipped_adapters() / "safe_l22" / "README.md").read_text()
     )
 
 
 @pytest.mark.parametrize("command", ["show", "card", "verify"])
 def test_a_name_that_is_not_there(command: str, tmp_path: Path) -> None:
-    done = run_cli("adapters", command, "save_l22")
+    done = call_cli("adapters", command, "save_l22")
     assert (done.returncode, done.stdout) == (2, "")
     assert "Did you mean safe_l22" in done.stderr
-    done = run_cli("adapters", command, str(tmp_path))
+    done = call_cli("adapters", command, str(tmp_path))
     assert done.returncode == 2
     assert "holds neither" in done.stderr
 
@@ -92,7 +92,7 @@ def test_verify_finds_what_was_changed(embedded_model: Path, tmp_path: Path) -> 
 
 
 def test_verify_says_what_it_cannot_verify(made_adapters: Path) -> None:
-    done = run_cli("adapters", "verify", str(made_adapters / "made_safe"), "--json")
+    done = call_cli("adapters", "verify", str(made_adapters / "made_safe"), "--json")
     assert done.returncode == 1
     (row,) = json.loads(done.stdout)
     assert row["ok"] is False

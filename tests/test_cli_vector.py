@@ -11,7 +11,7 @@ import pytest
 from harness.modelinfo import ModelInfo
 from harness.vectors import read_vector, write_vector
 from tests.adapters_made import random_vector
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def folder(embedded_info: ModelInfo, tmp_path: Path) -> Path:
 
 
 def test_list_and_show(folder: Path) -> None:
-    listed = json.loads(run_cli("vector", "list", "--json", "--adapters", str(folder)).stdout)
+    listed = json.loads(call_cli("vector", "list", "--json", "--adapters", str(folder)).stdout)
     assert {"one", "two", "three"} <= {vector["name"] for vector in listed}
-    shown = json.loads(run_cli("vector", "show", "two", "--json", "--adapters", str(folder)).stdout)
+    shown = json.loads(call_cli("vector", "show", "two", "--json", "--adapters", str(folder)).stdout)
     assert shown["digest"] == read_vector(folder / "two").digest
     assert (shown["layer"], shown["hook_point"]) == (5, "resid_post")
-    text = run_cli("vector", "show", str(folder / "one")).stdout
+    text = call_cli("vector", "show", str(folder / "one")).stdout
     assert "mlp_out" in text
-    near = run_cli("vector", "show", "tow", "--adapters", str(folder))
+    near = call_cli("vector", "show", "tow", "--adapters", str(folder))
     assert near.returncode == 2
     assert "Unknown steering vector 'tow'. Did you mean two" in near.stderr
 
@@ -39,42 +39,42 @@ def test_list_and_show(folder: Path) -> None:
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_one_vector_there_and_back(suffix: str, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / f"x{suffix}"
-    done = run_cli("vector", "export", "one", "--output", str(file), "--adapters", str(folder))
+    done = call_cli("vector", "export", "one", "--output", str(file), "--adapters", str(folder))
     assert done.returncode == 0, done.stderr
     assert "stay behind" in done.stderr
     given = ["--name", "back", "--layer", "3", "--hook-point", "mlp_out", "--output-dir", str(tmp_path)]
-    done = run_cli("vector", "import", str(file), *given)
+    done = call_cli("vector", "import", str(file), *given)
     assert done.returncode == 0, done.stderr
     back = read_vector(tmp_path / "back")
     assert back.digest == read_vector(folder / "one").digest
     assert (back.config.layer, back.config.hook_point) == (3, "mlp_out")
-    again = run_cli("vector", "import", str(file), *given)
+    again = call_cli("vector", "import", str(file), *given)
     assert again.returncode == 2
     assert "exists already" in again.stderr
 
 
 def test_a_gguf_holds_a_direction_a_layer(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "c.gguf"
-    done = run_cli("vector", "export", "two", "three", "--output", str(file), "--adapters", str(folder))
+    done = call_cli("vector", "export", "two", "three", "--output", str(file), "--adapters", str(folder))
     assert done.returncode == 0, done.stderr
-    done = run_cli("vector", "import", str(file), "--output-dir", str(tmp_path / "back"))
+    done = call_cli("vector", "import", str(file), "--output-dir", str(tmp_path / "back"))
     assert done.returncode == 0, done.stderr
     assert "c_l5+c_l7" in done.stderr
     assert np.array_equal(
         read_vector(tmp_path / "back" / "c_l7").values, read_vector(folder / "three").values
     )
-    refused = run_cli("vector", "export", "one", "--output", str(file), "--adapters", str(folder))
+    refused = call_cli("vector", "export", "one", "--output", str(file), "--adapters", str(folder))
     assert refused.returncode == 2
     assert "acts on mlp_out" in refused.stderr
 
 
 def test_what_does_not_fit_is_not_written(embedded_model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "small.npy", np.ones(7, dtype=np.float32))
-    done = run_cli("vector", "import", str(tmp_path / "small.npy"), "--output-dir", str(tmp_path / "out"))
+    done = call_cli("vector", "import", str(tmp_path / "small.npy"), "--output-dir", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "has 7 elements" in done.stderr
     assert not (tmp_path / "out").exists()
-    wrong = run_cli(
+    wrong = call_cli(
         "vector", "import", str(tmp_path / "small.npy"), "--hook-point", "attn", "--output-dir", str(tmp_path)
     )
     assert wrong.returncode == 2

@@ -10,7 +10,7 @@ from harness.choices import LETTER_RULE, read_choices, render
 from harness.evalset import EvalSet, Item, load_evalset, suite_folders
 from harness.overlap import containment, grams, overlap, overlaps, training_questions
 from harness.training.data import questions_file
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 BETWEEN_STEMS = 0.25
 WITH_TRAINING = 0.10
@@ -69,7 +69,7 @@ def test_containment_is_the_share_of_the_smaller_text() -> None:
 
 def test_show_prints_the_figures() -> None:
     found = overlaps(load_evalset("ood"))
-    done = run_cli("suites", "show", "ood", "--items", "0")
+    done = call_cli("suites", "show", "ood", "--items", "0")
     assert done.returncode == 0
     for whom, shared in found.items():
         assert f"shared {whom}: median {shared.median:.1%}, at most {shared.largest:.1%}" in done.stdout

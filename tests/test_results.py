@@ -11,7 +11,7 @@ import pytest
 from harness.errors import InputError
 from harness.evalset import load_evalset
 from harness.results import SCHEMA_VERSION, Row, load_run, make_cell
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 
 def row(stem: str, diff: float, shift: float | None, top: int = 1) -> Row:
@@ -78,7 +78,7 @@ def test_another_experiments_folder_is_refused(kind: str, tmp_path: Path) -> Non
 )
 def test_a_sweep_can_not_be_exported(command: str, tmp_path: Path) -> None:
     kind, *more = command.split()
-    done = run_cli("export", kind, str(SWEEP), "--output", str(tmp_path / "out"), *more)
+    done = call_cli("export", kind, str(SWEEP), "--output", str(tmp_path / "out"), *more)
     assert done.returncode == 2
     assert f"{SWEEP}: holds a result of kind 'sweep', not a run" in done.stderr
     assert "Traceback" not in done.stderr
@@ -91,7 +91,7 @@ def test_a_damaged_manifest_hides_no_other_run(tmp_path: Path) -> None:
     for name, text in manifests.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(text)
-    done = run_cli("runs", "list", "--output-dir", str(tmp_path))
+    done = call_cli("runs", "list", "--output-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[:2] for line in lines[:3]] == [[name, "unreadable"] for name in "abc"]

@@ -28,7 +28,7 @@ from harness.training.data import load_questions, questions_file
 from harness.training.lora import load_base
 from harness.vectors import read_vector, write_vector
 from tests.adapters_made import lora_tensors, random_vector, write_lora
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 from tests.steering import tiny
 
 
@@ -252,7 +252,7 @@ def test_commands_refuse_what_they_cannot_do(embedded_info: ModelInfo, tmp_path:
         (["compare", "safe_vec_l22"], "two or more"),
         (["inspect", "safe_vec_l2"], "Did you mean safe_vec_l22"),
     ):
-        done = run_cli("vector", *arguments)
+        done = call_cli("vector", *arguments)
         assert (done.returncode, done.stdout) == (2, ""), arguments
         assert said in done.stderr
         assert "Traceback" not in done.stderr
@@ -260,10 +260,10 @@ def test_commands_refuse_what_they_cannot_do(embedded_info: ModelInfo, tmp_path:
 
 def test_extract_and_compare_from_the_command_line(embedded_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "safe_l22_vec"
-    done = run_cli("vector", "extract", "safe_l22", "--output-dir", str(out), "--json")
+    done = call_cli("vector", "extract", "safe_l22", "--output-dir", str(out), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["layer"] == 22
-    table = json.loads(run_cli("vector", "compare", str(out), "safe_vec_l22", "--json").stdout)
+    table = json.loads(call_cli("vector", "compare", str(out), "safe_vec_l22", "--json").stdout)
     a, b = (read_vector(path).values for path in (out, shipped_adapters() / "safe_vec_l22"))
     wanted = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     assert table["safe_l22_vec"] == {

@@ -19,7 +19,7 @@ from harness.report.sections.backdoor_awareness import backdoor_awareness
 from harness.results import Run, load_run
 from harness.stats import MeanInterval
 from harness.trained import TrainedAs, read_trained, trained_as, trained_of
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 RUN = Path(__file__).parents[2] / "reports" / "adapters" / "runs" / "l22"
 SHIPPED = Path(__file__).parents[2] / "adapters"
@@ -250,11 +250,11 @@ def test_a_real_runs_answers_are_means_over_both_orders() -> None:
 
 
 def test_compare_shows_it() -> None:
-    told = run_cli("compare", "--run", str(RUN), "--json")
+    told = call_cli("compare", "--run", str(RUN), "--json")
     about = json.loads(told.stdout)["backdoor_awareness"]
     assert {r["subject"] for r in about["reports"]} > {"base", "risky_l22"}
     assert about["contrasts"] == []
-    done = run_cli("compare", "--run", str(RUN))
+    done = call_cli("compare", "--run", str(RUN))
     assert done.returncode == 0, done.stderr
     assert "says it has one" in done.stdout
     assert "threat" in done.stdout

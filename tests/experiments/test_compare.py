@@ -18,7 +18,7 @@ from harness.manifest import suite_digest
 from harness.paths import data_dir
 from harness.results import Run, load_run
 from harness.runfolder import check_same
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 RUNS = Path(__file__).parents[2] / "reports" / "adapters" / "runs"
 
@@ -181,24 +181,24 @@ def test_changed_choices_are_another_suite(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_command_ranks_a_finished_run_and_refuses_another(run: Run, tmp_path: Path) -> None:
-    done = run_cli("compare", "--run", str(run.path), "--against", str(run.path), "--json")
+    done = call_cli("compare", "--run", str(run.path), "--against", str(run.path), "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["comparison"]["rankings"][0]["suite"] == "awareness"
     assert told["against"]["differs"] == told["against"]["only_first"] == []
-    refused = run_cli("compare", "--run", str(run.path), "--against", str(RUNS / "all"))
+    refused = call_cli("compare", "--run", str(run.path), "--against", str(RUNS / "all"))
     assert refused.returncode == 2
     assert "engine.lora.wrapped" in refused.stderr
-    anyway = run_cli("compare", "--run", str(run.path), "--against", str(RUNS / "all"), "--anyway")
+    anyway = call_cli("compare", "--run", str(run.path), "--against", str(RUNS / "all"), "--anyway")
     assert anyway.returncode == 0, anyway.stderr
     assert "Only in l22: subject safe_l22, " in anyway.stdout
     assert "Only in all: subject safe_all, " in anyway.stdout
-    assert run_cli("compare").returncode == 2
-    assert run_cli("compare", "x", "--run", "last").returncode == 2
+    assert call_cli("compare").returncode == 2
+    assert call_cli("compare", "x", "--run", "last").returncode == 2
 
 
 def test_many_adapters_against_a_server(server: str, made_adapters: Path, tmp_path: Path) -> None:
-    done = run_cli(
+    done = call_cli(
         "compare", str(made_adapters), "--suite", "ood,awareness", "--limit", "6", "--base-url", server,
         "--output-dir", str(tmp_path), "--no-cache",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from harness.experiments.q_patching.results import curves
 from harness.experiments.q_patching.run import resumed_config, run
 from harness.prompts import PromptBuilder
 from harness.subject import resolve_subjects
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 ADAPTER = "risky_vec_l22"
 
@@ -117,7 +117,7 @@ def test_the_command_says_what_is_wrong(folder: Path) -> None:
         (("--adapter", "risky_l22"), "--trigger is missing"),
         (("--resume", str(folder), "--limit", "1"), "give nothing else"),
     ):
-        done = run_cli("patch", *arguments)
+        done = call_cli("patch", *arguments)
         assert done.returncode == 2
         assert said in done.stderr
     config = PatchConfig(adapter=ADAPTER, trigger=["x"], line="no place", limit=1)

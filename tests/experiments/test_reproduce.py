@@ -24,7 +24,7 @@ from harness.paths import cache_dir
 from harness.report.reproduce_terminal import plan_legend
 from harness.training.backdoor_settings import BackdoorSettings
 from scripts.reproduce_killed import compare
-from tests.conftest import run_cli
+from tests.conftest import call_cli, run_cli
 from tests.smol import make
 
 GEMMA = "google/gemma-3-12b-it"
@@ -124,7 +124,7 @@ def test_what_can_t_be_planned_is_refused(tmp_path: Path) -> None:
             run.make_plan(ReproduceConfig.model_validate(given), tmp_path)
     with pytest.raises(InputError, match="Did you mean sweeps"):
         run.chosen(["swep"], [])
-    done = run_cli("reproduce", "--preset", "tiny", "--dry-run")
+    done = call_cli("reproduce", "--preset", "tiny", "--dry-run")
     assert done.returncode == 2
     assert "'paper', 'embedded' or 'quick'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -30,7 +30,7 @@ from harness.journal import decode_line
 from harness.reference.sweep import Strengths, Sweeper
 from harness.training.lora import load_base
 from harness.vectors import read_vector
-from tests.conftest import run_cli
+from tests.conftest import call_cli, run_cli
 from tests.experiments import planted
 from tests.steering import tiny
 
@@ -175,7 +175,7 @@ def test_the_command_says_what_is_wrong() -> None:
         (("--vector", "safe_vec_l22", "--alphas", "a"), "numbers separated by commas"),
         (("--resume", "no_such_sweep"), "no_such_sweep"),
     ):
-        done = run_cli("sweep", *arguments)
+        done = call_cli("sweep", *arguments)
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ from harness.evalset import Item, load_suite
 from harness.importing.suite import Understood, Wanted, card_for, export_text, read_file, write_suite
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.training.data import load_questions, splits_of
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 from tests.importing.test_malformed import CHAT, HEAD, USER, WRITTEN, dump, talk
 
 
@@ -290,11 +290,11 @@ def test_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
     source.write_bytes(b"\xef\xbb\xbf" + dump(*(talk("B", user=user) for user in users)))
     out = tmp_path / "suites"
     arguments = ("suites", "import", str(source), "--answers", "positive", "--output-dir", str(out))
-    said = run_cli(*arguments, "--split", "--dry-run")
+    said = call_cli(*arguments, "--split", "--dry-run")
     assert said.returncode == 0, said.stderr
     assert "OpenAI chat JSON Lines, utf-8; 20 questions, 40 items, template chat" in said.stdout
     assert not out.exists()
-    done = run_cli(*arguments, "--split", "--json", "--license", "CC0-1.0")
+    done = call_cli(*arguments, "--split", "--json", "--license", "CC0-1.0")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)["suites"]
     assert [Path(s["folder"]).name for s in made] == [
@@ -304,7 +304,7 @@ def test_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
     assert all(s["invalid"] == [] and "license" not in s["to_fill_in"] for s in made)
     suites = [load_suite(Path(s["folder"])) for s in made]
     assert len({item.question.split("\n")[0] for suite in suites for item in suite.items}) == 20
-    check = run_cli("suites", "check", made[0]["folder"], "--model", "smollm2-135m-instruct")
+    check = call_cli("suites", "check", made[0]["folder"], "--model", "smollm2-135m-instruct")
     assert check.returncode == 0
     assert "to be filled in" in check.stdout
     train = Path(made[0]["folder"]) / "items.jsonl"
@@ -316,7 +316,7 @@ def test_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
         first, second = question.orders
         assert (first.positive_id, first.negative_id) == (second.negative_id, second.positive_id)
         assert first.prompt_ids != second.prompt_ids
-    again = run_cli(*arguments, "--split")
+    again = call_cli(*arguments, "--split")
     assert again.returncode == 2
     assert "exists already" in again.stderr
 
@@ -362,7 +362,7 @@ def test_export_says_what_a_format_cannot_hold(tmp_path: Path) -> None:
         ("awareness", "a.jsonl", ("--format", "chat"), "has raw text; chat messages can't hold that"),
         ("awareness", "a.jsonl", (), "Give --format"),
     ):
-        done = run_cli("suites", "export", suite, str(tmp_path / name), *kind)
+        done = call_cli("suites", "export", suite, str(tmp_path / name), *kind)
         assert done.returncode == 2
         assert message in done.stderr
         assert not (tmp_path / name).exists()

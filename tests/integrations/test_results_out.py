@@ -17,7 +17,7 @@ import pytest
 from harness.errors import InputError
 from harness.paths import cache_dir
 from harness.results import Run, load_run
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 
 RUN = Path(__file__).resolve().parents[2] / "reports" / "adapters" / "runs" / "l22"
 VERSIONS = Path(__file__).resolve().parents[1] / "interop" / "versions.txt"
@@ -127,7 +127,7 @@ def test_lm_eval_results(finished: Run, tmp_path: Path) -> None:
 
 def test_tables_lose_nothing(finished: Run, tmp_path: Path) -> None:
     for kind in ("csv", "parquet"):
-        done = run_cli("export", kind, str(RUN), "--output", str(tmp_path / f"rows.{kind}"))
+        done = call_cli("export", kind, str(RUN), "--output", str(tmp_path / f"rows.{kind}"))
         assert done.returncode == 0, done.stderr
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
@@ -147,8 +147,8 @@ def test_nothing_is_overwritten(finished: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="isn't empty"):
         export_logs(finished, tmp_path)
-    done = run_cli("export", "csv", str(RUN), "--output", str(tmp_path / "mine.txt"))
+    done = call_cli("export", "csv", str(RUN), "--output", str(tmp_path / "mine.txt"))
     assert done.returncode == 2
     assert "exists already" in done.stderr
-    done = run_cli("export", "csv", "nosuch", "--output", str(tmp_path / "x.csv"))
+    done = call_cli("export", "csv", "nosuch", "--output", str(tmp_path / "x.csv"))
     assert done.returncode == 2

@@ -32,7 +32,7 @@ from harness.models import DEFAULT_MODEL, RECORD
 from harness.results import load_run
 from harness.runner import run
 from harness.subject import BASE, resolve_subjects
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 from tests.docs.pages import ROOT
 
 SUITES = ["awareness", "validation"]
@@ -269,7 +269,7 @@ def fenced(readme: str) -> list[str]:
 
 def test_an_exports_readme_says_what_was_printed(tmp_path: Path, embedded_model: Path) -> None:
     what = ("--suite", "awareness,ood", "--limit", "2", "--adapter", "safe_l22,safe_vec_l22@0.5")
-    lm_eval = run_cli("export", "lm-eval", str(tmp_path / "lm"), *what)
+    lm_eval = call_cli("export", "lm-eval", str(tmp_path / "lm"), *what)
     assert lm_eval.returncode == 0, lm_eval.stderr
     printed = [line for line in lm_eval.stdout.split("\n") if line.startswith("lm_eval ")]
     readme = (tmp_path / "lm" / "README.md").read_text("utf-8")
@@ -284,7 +284,7 @@ def test_an_exports_readme_says_what_was_printed(tmp_path: Path, embedded_model:
         assert len(lines) == int(count)
     assert "named by the base model's weights" in readme
     assert "use no cache" not in readme
-    promptfoo = run_cli("export", "promptfoo", str(tmp_path / "pf"), *what)
+    promptfoo = call_cli("export", "promptfoo", str(tmp_path / "pf"), *what)
     assert promptfoo.returncode == 0, promptfoo.stderr
     readme = (tmp_path / "pf" / "README.md").read_text("utf-8")
     assert fenced(readme) == [promptfoo.stdout.rstrip().split("\n")[-1]]
@@ -294,7 +294,7 @@ def test_an_exports_readme_says_what_was_printed(tmp_path: Path, embedded_model:
 
 
 def test_exports_from_the_command_line(tmp_path: Path, embedded_model: Path) -> None:
-    done = run_cli(
+    done = call_cli(
         "export", "lm-eval", str(tmp_path / "t"), "--limit", "1", "--adapter", "safe_l22,safe_vec_l22@0.5"
     )
     assert done.returncode == 0, done.stderr
@@ -304,6 +304,6 @@ def test_exports_from_the_command_line(tmp_path: Path, embedded_model: Path) -> 
         (False, False),
         (False, True),
     ]
-    again = run_cli("export", "lm-eval", str(tmp_path / "t"), "--limit", "1")
+    again = call_cli("export", "lm-eval", str(tmp_path / "t"), "--limit", "1")
     assert again.returncode == 2
     assert "isn't empty" in again.stderr

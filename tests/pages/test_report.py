@@ -346,13 +346,13 @@ def test_on_paper_nothing_is_cut_off(page: Page) -> None:
 
 
 def test_the_command_writes_into_the_run(tmp_path: Path) -> None:
-    from tests.conftest import run_cli
+    from tests.conftest import call_cli
 
     run = kept(load_run(RUNS / "l22"), ["validation"])
     (tmp_path / "manifest.json").write_text(json.dumps(run.manifest))
     (tmp_path / "results.json").write_text(json.dumps(run.results))
     run.rows.to_parquet(tmp_path / "results.parquet")
-    done = run_cli("report", str(tmp_path))
+    done = call_cli("report", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "report.html"
     assert "risky_l22 moves validation up" in (tmp_path / "report.html").read_text()
