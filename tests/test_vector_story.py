@@ -156,7 +156,7 @@ def test_the_story_of_a_shipped_adapter(embedded_model: Path, tmp_path: Path) ->
     table = story["cosines_of_vectors"]
     assert table["safe_l22_vec"]["safe_l22_vec"] == pytest.approx(1)
     assert table["safe_l22_vec"]["safe_l22_vec_all"] > 0.9
-    assert {c["subject"] for c in story["functional"]["cells"]} >= {"base", "safe_l22", "safe_l22_vec@all"}
+    assert {c["subject"] for c in story["functional"]["cells"]} >= {"base", "safe_l22", "safe_l22_vec@1@all"}
     assert all(path.stat().st_size > 1000 for path in write(story, tmp_path / "story"))
     with pytest.raises(InputError, match="exists already"):
         tell(config, tmp_path / "story")
