@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness import stats
 from harness.client import ScoringClient
 from harness.errors import InputError
 from harness.modelinfo import ModelInfo
@@ -19,6 +20,8 @@ TEXTS = (
 
 PAIRS, LEVEL = 16, 0.01
 """How often a small change is looked for, and how seldom one is found that isn't there."""
+ROUNDING = 1e-6
+"""A change of a log-probability that is none, nats: another kernel may round otherwise, each time alike."""
 
 
 def _requests(engine: Engine) -> list[ScoreRequest]:
@@ -68,10 +71,10 @@ async def prove(client: ScoringClient, subjects: list[Subject]) -> dict[str, flo
     changes = {}
     for subject in subjects:
         change = distance(base, await answers(client, subject))
-        if change <= 4 * noise + 1e-6:
+        if change <= 4 * noise + ROUNDING:
             pairs = await _pairs(client, subject)
-            p, change = sign_flips(pairs), float(np.abs(pairs.mean(0)).max())
-            if p > LEVEL:
+            p, change = stats.sign_flip_norm_p(pairs), float(np.abs(pairs.mean(0)).max())
+            if p > LEVEL or change <= ROUNDING:
                 raise InputError(
                     f"'{subject.name}' changes nothing: over {len(pairs)} pairs of answers its log-probabilities "
                     f"differ from the base model's by {change:.1e} nats at most (p = {p:.2f}; one answer of the "
@@ -94,14 +97,3 @@ async def _pairs(client: ScoringClient, subject: Subject) -> np.ndarray:
             ]
         )
     return np.asarray(found)
-
-
-def sign_flips(pairs: np.ndarray, flips: int = 999) -> float:
-    """Return how often pairs of random sign have a mean at least as long: 1 where all differences are zero.
-
-    Source: Winkler and others 2014, *Permutation inference for the general linear model*: exchangeable errors that are
-    symmetric allow whole rows to be flipped.
-    """
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (flips, len(pairs)))
-    seen, by_chance = np.linalg.norm(pairs.sum(0)), np.linalg.norm(signs @ pairs, axis=1)
-    return float((1 + (by_chance >= seen).sum()) / (1 + flips))

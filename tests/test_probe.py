@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from harness.errors import InputError
-from harness.probe import LEVEL, prove, sign_flips
+from harness.probe import LEVEL, prove
 from harness.scoring import NextToken, ScoreRequest
+from harness.stats import sign_flip_norm_p
 from harness.subject import Subject
 
 
@@ -71,8 +72,13 @@ async def test_what_repeats_itself_exactly_and_changes_nothing_is_refused() -> N
         await proved(Noisy(0.0, {}, 0), "idle")
 
 
+async def test_another_rounding_that_is_the_same_each_time_is_no_change() -> None:
+    with pytest.raises(InputError, match="'idle' changes nothing"):
+        await proved(Noisy(0.0, {"idle": 9e-7}, 0), "idle")
+
+
 def test_flips_hold_their_level() -> None:
     rng = np.random.default_rng(0)
-    p = [sign_flips(rng.normal(0, 1, (16, 32))) for _ in range(1000)]
+    p = [sign_flip_norm_p(rng.normal(0, 1, (16, 32))) for _ in range(1000)]
     assert np.mean(np.asarray(p) <= LEVEL) < 0.02
     assert 0.03 < np.mean(np.asarray(p) <= 0.05) < 0.07

@@ -81,6 +81,22 @@ def sign_flip_p_values(means: Floats, seed: int = 0, flips: int = FLIPS) -> Floa
     return np.where(known.sum(1) >= MIN_STEMS_FOR_TEST, p, np.nan)
 
 
+def sign_flip_norm_p(table: Floats, seed: int = 0, flips: int = JOINT_FLIPS) -> float:
+    """Return the p value of a table's mean row as a whole: how often flipped rows have a mean at least as long.
+
+    Args:
+        table: what is judged together, ``[rows, cells]``, finite.
+        seed: of the drawn flips.
+        flips: how many are drawn where there are more than 14 rows, the observed one counted among them.
+
+    Returns: 1 where all is 0.
+
+    """
+    signs, _ = flip_signs(len(table), flips, seed)
+    lengths = np.linalg.norm(signs @ table, axis=1)
+    return float((lengths >= lengths[0] - 1e-12 * np.abs(table).sum()).mean())
+
+
 def sign_flip_p(values: Sequence[float] | Floats, stems: Sequence[str], seed: int = 0) -> float | None:
     """Return the two-sided p value of the mean of the stems' means under sign flips by stem.
 
