@@ -181,7 +181,7 @@ def compare_losses(base: Any, blocks: Blocks, data: list[Question], steps: int) 
     for kind, name in ((LoraSettings, "lora"), (VectorSettings, "vector")):
         group = group_of(kind, (min(LAYER, blocks.top - 1),), learning_rate=2e-3)
         ours: list[float] = []
-        kept = Kept(blocks.plain, [q.orders[0].prompt_ids for q in data])
+        kept = Kept(blocks, [q.orders[0].prompt_ids for q in data])
         kept.advance(group.layers, last_token=kind is VectorSettings)
         climb = group.climb(blocks, kept)
         for n in range(1, steps + 1):
@@ -239,7 +239,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     planned = max(plan.estimate(group, counts, shape).memory for group in groups) / GB
 
     def all_vectors() -> float:
-        kept = Kept(blocks.plain, [q.orders[0].prompt_ids for q in data])
+        kept = Kept(blocks, [q.orders[0].prompt_ids for q in data])
         prefix, _ = clock(lambda: kept.advance(everything, last_token=True))
         for group in groups:
             train_group(
@@ -269,7 +269,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     loras = settings(LoraSettings, (0,))
     groups = plan.form_groups(loras, everything, (0,), ("safe", "risky"), counts, shape, on)
     planned = max(plan.estimate(group, counts, shape).memory for group in groups) / GB
-    kept = Kept(blocks.plain, [q.orders[0].prompt_ids for q in data])
+    kept = Kept(blocks, [q.orders[0].prompt_ids for q in data])
     prefix, parts, peak = 0.0, [], 0.0
     for group in groups:
         kept.release()
@@ -300,7 +300,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     _say({k: v for k, v in result["loras"].items() if k != "groups"})
     # Those of the anchor's layer alone, the pair that the plain loop is compared with.
     alone = group_of(LoraSettings, (layer,))
-    kept = Kept(blocks.plain, [q.orders[0].prompt_ids for q in data])
+    kept = Kept(blocks, [q.orders[0].prompt_ids for q in data])
     kept.advance((layer,), last_token=False)
     took = time_steps(alone, blocks, kept, data, options.steps)
     result["loras"]["layer_prompts_per_second"] = 2 * 8 * options.steps / took

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from harness.reference import fused
 from harness.reference.decoder import SLIDING, Decoder, Rope
+from harness.reference.last_token import attend_last, earlier_mask
 from harness.spec import ScaleMode
 
 Floats = NDArray[np.float32]
@@ -177,7 +178,11 @@ class Sweeper:
         """One batch of last tokens, ``[rows, prompts, hidden]``, which grows at each steered layer."""
         decoder = self.decoder
         rope = decoder.rope(group.states[0], group.last[:, None])
-        masks = {kind: self._earlier(group, kind) for kind in set(decoder.kinds)}
+        positions = group.keys[0].shape[2]
+        masks = {
+            kind: earlier_mask(group.last, positions, decoder.window if kind == SLIDING else None)
+            for kind in set(decoder.kinds)
+        }
         layers = sorted(strengths.layers)
         each = max(1, self._max_tokens // (len(group.indices) * len(layers)))
         for start in range(0, len(strengths.scales), each):
@@ -197,15 +202,6 @@ class Sweeper:
             rows = batch.unflatten(0, (len(layers), count))
             yield self._answers(group, tuple(layers), part, rows[..., None, :], normalise)
 
-    def _earlier(self, group: _Prepared, kind: str) -> torch.Tensor:
-        """Return what is added to a last token's scores of each position's key, ``[P, 1, 1, n]``."""
-        n = group.keys[0].shape[2]
-        at = torch.arange(n, device=group.last.device)
-        seen = at < group.last[:, None]
-        if kind == SLIDING and self.decoder.window is not None:
-            seen &= at > group.last[:, None] - self.decoder.window
-        return torch.where(seen, 0.0, float("-inf"))[:, None, None]
-
     def _rows_layer(
         self, index: int, h: torch.Tensor, group: _Prepared, rope: Rope, masks: dict[str, torch.Tensor]
     ) -> torch.Tensor:
@@ -214,17 +210,9 @@ class Sweeper:
         rows, prompts = h.shape[:2]
         # Tokens of one prompt as its sequence: the rotation is then that of the prompt's last position.
         q, k, v = decoder.qkv(index, h.transpose(0, 1), rope)
-        kv, per = decoder.kv_heads, decoder.heads // decoder.kv_heads
-        q = q.unflatten(1, (kv, per))
-        earlier = q.flatten(2, 3) @ group.keys[index].transpose(2, 3)
-        own = (q.float() * k[:, :, None].float()).sum(-1).flatten(2)[..., None]
-        mask = masks[decoder.kinds[index]]
-        weights = self._ops.weights(earlier, own, mask, decoder.scaling(index))
-        mixed = weights[..., :-1] @ group.values[index]
-        mixed = (
-            mixed.unflatten(2, (per, rows))
-            + weights[..., -1].unflatten(2, (per, rows))[..., None] * v[:, :, None]
-        )
+        q = q.unflatten(1, (decoder.kv_heads, decoder.heads // decoder.kv_heads))
+        keys, values, mask = group.keys[index], group.values[index], masks[decoder.kinds[index]]
+        mixed = attend_last(self._ops, (q, k, v), keys, values, mask, decoder.scaling(index))
         mixed = mixed.permute(3, 0, 1, 2, 4).reshape(rows, prompts, -1)
         mid = decoder.after_attention(index, h, mixed)
         return decoder.after_mlp(index, mid, decoder.mlp_out(index, mid))

@@ -78,7 +78,7 @@ def train_groups(
     prompts = [e.prompt_ids for found in prepared.questions.values() for q in found for e in q.orders]
     prompts += also
     vectors = isinstance(groups[0].settings, VectorSettings)
-    kept = Kept(blocks.plain, prompts)
+    kept = Kept(blocks, prompts)
 
     def passed(layer: int) -> None:
         report(f"Computing what lies below, layer {layer} of {blocks.top}")

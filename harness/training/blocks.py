@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from harness.errors import InputError
 from harness.reference import fused
 from harness.reference.hooks import decoder_layers
+from harness.reference.last_token import attend_last
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of positions, each ``[rows or 1, T, d]``."""
@@ -84,7 +85,7 @@ class Blocks:
 
     @property
     def plain(self) -> Blocks:
-        """The same, nothing compiled: what runs but once is done before that pays."""
+        """The same, nothing compiled."""
         found = copy.copy(self)
         found._ops = fused.PLAIN
         return found
@@ -173,21 +174,15 @@ class Blocks:
             heads: queries ``[S, k, n, heads, d]``, keys and values ``[S, k, n, kv_heads, d]`` of ``k`` variants of each
                 of ``n`` last tokens.
             kept: keys and values before each, ``[S, n, T, kv_heads, d]``.
-            mask: added to their scores, float32 ``[S, n, 1, 1, T]``.
+            mask: as :func:`harness.reference.last_token.earlier_mask` makes it, ``[S, n, 1, 1, T]``.
 
         """
         q, k, v = heads
-        variants, groups = q.shape[1], q.shape[3] // k.shape[3]
-        # [S, n, kv_heads, k·groups, d]: the queries that read a prompt's keys stand together.
-        q = q.unflatten(3, (k.shape[3], groups)).permute(0, 2, 3, 1, 4, 5)
-        own_k, own_v = (t.permute(0, 2, 3, 1, 4)[..., None, :] for t in (k, v))
+        q = q.unflatten(3, (k.shape[3], q.shape[3] // k.shape[3])).permute(0, 2, 3, 4, 1, 5)
+        own = (q, k.permute(0, 2, 3, 1, 4), v.permute(0, 2, 3, 1, 4))
         keys, values = (t.transpose(2, 3) for t in kept)
-        own = (q * own_k).sum(-1, keepdim=True).flatten(3, 4)
-        earlier = q.flatten(3, 4) @ keys.transpose(-1, -2)
-        weights = self._ops.weights(earlier, own.float(), mask, self.scaling(layer))
-        before, beside = weights[..., :-1] @ values, weights[..., -1:]
-        read = before.unflatten(3, (variants, groups)) + beside.unflatten(3, (variants, groups)) * own_v
-        return read.permute(0, 3, 1, 2, 4, 5).flatten(3)
+        read = attend_last(self._ops, own, keys, values, mask, self.scaling(layer))
+        return read.permute(0, 4, 1, 2, 3, 5).flatten(3)
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, last: torch.Tensor | None = None

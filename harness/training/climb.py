@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from harness.reference.last_token import earlier_mask
 from harness.spec import HookPoint
 from harness.training.blocks import Blocks, Rotation
 from harness.training.data import Example
@@ -220,7 +221,9 @@ class VectorClimb:
         numbers = numbers.expand(self.parameters[0].shape[1], -1)
         lengths = kept.lengths[numbers]
         places = kept.places(numbers, longest)
-        rotations, masks = blocks.rotations(lengths - 1), self._masks(lengths, longest)
+        rotations = blocks.rotations(lengths - 1)
+        windows = {blocks.window(layer) for layer in range(blocks.top + 1)}
+        masks = {window: earlier_mask(lengths - 1, longest, window) for window in windows}
         vectors = self.parameters[0].unbind(0)
         state: torch.Tensor | None = None
         for layer in range(self._layers[0], blocks.top + 1):
@@ -236,15 +239,6 @@ class VectorClimb:
                 state = new if state is None else torch.cat((state, new), 1)
         assert state is not None
         return blocks.logits(state)
-
-    def _masks(self, lengths: torch.Tensor, longest: int) -> dict[int | None, torch.Tensor]:
-        """Return by window what is added to the scores of earlier tokens, float32 ``[S, n, 1, 1, longest]``."""
-        gap = (lengths - 1)[..., None] - torch.arange(longest, device=lengths.device)
-        windows = {self._blocks.window(layer) for layer in range(self._blocks.top + 1)}
-        seen = {window: (gap > 0) & (gap < (window or longest + 1)) for window in windows}
-        return {
-            window: torch.where(found, 0.0, -math.inf)[:, :, None, None] for window, found in seen.items()
-        }
 
     def _one_token(
         self,

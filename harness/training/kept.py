@@ -28,7 +28,8 @@ class Kept:
     """
 
     def __init__(self, blocks: Blocks, prompts: Iterable[tuple[int, ...]]) -> None:
-        self._blocks = blocks
+        # Each layer is gone through once, before compiling would pay.
+        self._blocks = blocks = blocks.plain
         self._number = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
         lengths = [len(prompt) for prompt in self._number]
         tokens, positions, rows, firsts = _tree(list(self._number))
