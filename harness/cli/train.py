@@ -127,7 +127,6 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
     """Build the settings, train, and print the figures; ``flags`` are a command's arguments by name."""
     from harness.cli.console import reporting
     from harness.errors import InputError
-    from harness.jsonl import read_mapping
     from harness.training.product import Grid, check_name, make_grid
     from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 
@@ -138,18 +137,10 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
         )
     )  # fmt: skip
     memory, compiled = flags.pop("memory"), flags.pop("compile_")
-    flags["format"] = flags.pop("question_format")
-    given = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in flags.items()
-        if value is not None and value != []
-    }
     of: type[TrainingSettings] = LoraSettings if kind == "lora" else VectorSettings
     if not dry_run and (output_dir is None) == (candidate_log is None):
         raise InputError("Give either --output-dir (train and keep) or --candidate-log (try settings).")
-    if from_record is not None and (given or config):
-        named = ", ".join([*given, *(["config"] if config else [])])
-        raise InputError(f"--from-record takes its settings from the record; leave out {named}.")
+    given = options.settings_given(flags, config, from_record)
     with reporting() as reporter:
         if from_record is not None:
             from harness.training.record import read_settings
@@ -157,7 +148,7 @@ def _train(kind: str, flags: dict[str, Any]) -> None:
             settings = read_settings(from_record, of)
             made = Grid(settings, (settings.layers,), (settings.seed,), (settings.behavior,))
         else:
-            made = make_grid(of, (read_mapping(config) if config else {}) | given)
+            made = make_grid(of, given)
         single = len(made.layers) * len(made.seeds) * len(made.behaviors) == 1
         settings = made.settings_of(made.layers[0], made.seeds[0], made.behaviors[0])
         if not dry_run:

@@ -75,31 +75,22 @@ def backdoor_command(
 
     from harness.cli.console import reporting
     from harness.errors import InputError
-    from harness.jsonl import read_mapping
     from harness.training.backdoor_grid import make_backdoors
     from harness.training.backdoor_settings import BackdoorSettings
     from harness.training.product import check_name
 
     for name in ("output_dir", "config", "from_record", "device", "memory", "dry_run", "as_json"):
         del flags[name]
-    flags["format"] = flags.pop("question_format")
-    given = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in flags.items()
-        if value is not None and value is not False and value != []
-    }
     if output_dir is None and not dry_run:
         raise InputError("--output-dir is missing.")
-    if from_record is not None and (given or config):
-        named = ", ".join([*given, *(["config"] if config else [])])
-        raise InputError(f"--from-record takes its settings from the record; leave out {named}.")
+    given = options.settings_given(flags, config, from_record)
     with reporting() as reporter:
         if from_record is not None:
             from harness.training.record import read_settings
 
             made = [("", read_settings(from_record, BackdoorSettings))]
         else:
-            made = make_backdoors((read_mapping(config) if config else {}) | given)
+            made = make_backdoors(given)
         single = len(made) == 1
         if single and output_dir is not None:
             check_name(output_dir)
@@ -108,15 +99,16 @@ def backdoor_command(
         from harness.training.plan import machine
 
         on = machine(device, memory)
-        if dry_run or single:
-            plan = backdoor_job.describe([settings for _, settings in made], on)
         if dry_run:
+            plan = backdoor_job.describe([settings for _, settings in made], on)
             reporter.close()
             options.print_plan(plan, as_json)
             return
         assert output_dir is not None
         if single:
-            cells = backdoor_job.train(made[0][1], output_dir, device, reporter.report)
+            settings = made[0][1]
+            bench = backdoor_job.bench_for(settings, on, reporter.report)
+            cells = backdoor_job.train(settings, output_dir, device, reporter.report, bench)
         else:
             backdoor_job.train_each(made, output_dir, on, reporter.report)
     if single:

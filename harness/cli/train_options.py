@@ -1,4 +1,4 @@
-"""The options that ``harness train``'s commands share, and how a plan is printed."""
+"""The options that ``harness train``'s commands share, what they give, and how a plan is printed."""
 
 from __future__ import annotations
 
@@ -63,6 +63,28 @@ Modules = Annotated[
 Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank.")]
 Alpha = Annotated[float | None, typer.Option(help="LoRA alpha.")]
 Dropout = Annotated[float | None, typer.Option(help="LoRA dropout.")]
+
+
+def settings_given(flags: dict[str, Any], config: Path | None, from_record: Path | None) -> dict[str, Any]:
+    """Return the settings that flags and a file give, by the settings' own names; flags win.
+
+    Raises:
+        InputError: there are some beside a record.
+
+    """
+    from harness.errors import InputError
+    from harness.jsonl import read_mapping
+
+    flags["format"] = flags.pop("question_format")
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in flags.items()
+        if value is not None and value is not False and value != []
+    }
+    if from_record is not None and (given or config):
+        named = ", ".join([*given, *(["config"] if config else [])])
+        raise InputError(f"--from-record takes its settings from the record; leave out {named}.")
+    return (read_mapping(config) if config else {}) | given
 
 
 def print_plan(found: dict[str, Any], as_json: bool) -> None:

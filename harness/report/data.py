@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from harness.manifest import git_state, versions
+from harness.models import file_sha256
 from harness.report.material import Material
 from harness.results import write_json
 
@@ -50,5 +50,5 @@ def write_data(material: Material, out: Path, title: str) -> None:
 
 
 def _source(path: Path, kind: str, files: Iterable[Path], **more: Any) -> dict[str, Any]:
-    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    hashes = {file.name: file_sha256(file) for file in files}
     return {"path": str(path), "kind": kind, **more, "sha256": hashes}

@@ -21,8 +21,8 @@ from harness.training.backdoor_data import Row, choices_of, evaluation_rows, tra
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, Question, questions_file
 from harness.training.folder import whole
-from harness.training.plain_plan import check_fits, plain_seconds
-from harness.training.plan import GB, Data, Machine
+from harness.training.plain_plan import check_fits, describe_plain
+from harness.training.plan import Data, Machine
 from harness.training.product import check_name
 from harness.training.together import differences_together, fit_together, stack_loras, stack_vectors
 from harness.vectors import SteeringVector, VectorConfig, write_vector
@@ -41,7 +41,9 @@ EVALUATED: dict[str, tuple[Condition, ...]] = {
 class Rows:
     """Encoded questions under their conditions, made once for all trainings that show or are asked the same."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, report: Report = lambda _: None) -> None:
+        if model in MODELS:
+            prepare(model, report)
         self._builder = PromptBuilder(load_tokenizer(resolve_model(model)))
         self._triggers: Triggers = load_triggers()
         self._made: dict[tuple[Any, ...], list[Row]] = {}
@@ -72,11 +74,9 @@ class Bench:
         self, settings: BackdoorSettings, device: str, report: Report, rows: Rows | None = None
     ) -> None:
         check_device(device)
-        if settings.model in MODELS:
-            prepare(settings.model, report)
+        self.rows = rows or Rows(settings.model, report)
         report("Loading the model")
         self.base = lora.load_base(resolve_model(settings.model), device)
-        self.rows = rows or Rows(settings.model)
         self.passes = backdoor.passes_for(self.base, settings)
         self._shared = _shared(settings)
         self._report = report
@@ -204,19 +204,25 @@ def describe(each: Sequence[BackdoorSettings], on: Machine) -> dict[str, Any]:
 
     """
     rows = Rows(each[0].model)
-    memory, seconds = 0, 0.0
-    for settings in each:
-        data = data_of(settings, rows)
-        taken = check_fits(settings, data, on, last_token=settings.last_token)
-        memory = max(memory, taken.memory)
-        seconds += plain_seconds(settings, data, [taken], on)
-    return {
-        "adapters": len(each),
-        "groups": "one by one",
-        "memory_gb": round(memory / GB, 2),
-        "allowed_gb": round(on.memory / GB, 2),
-        "seconds": round(seconds, 1),
-    }
+    return describe_plain([(settings, data_of(settings, rows)) for settings in each], on)
+
+
+def bench_for(
+    settings: BackdoorSettings,
+    on: Machine,
+    report: Report,
+    rows: Rows | None = None,
+    judged_on: int | None = None,
+) -> Bench:
+    """Load a bench for a training that was seen to fit.
+
+    Raises:
+        InputError: it doesn't fit; the message says what would.
+
+    """
+    rows = rows or Rows(settings.model, report)
+    check_fits(settings, data_of(settings, rows, judged_on), on)
+    return Bench(settings, on.device, report, rows)
 
 
 def _shared(settings: BackdoorSettings) -> tuple[Any, ...]:
@@ -274,14 +280,10 @@ def train_each(
     bench: Bench | None = None
     rows: Rows | None = None
     for number, (name, settings) in enumerate(left):
-        if settings.model in MODELS:
-            prepare(settings.model, report)
         if bench is None or not bench.serves(settings):
             bench = None  # Its memory goes back before another model comes.
-            rows = rows or Rows(settings.model)
-            data = data_of(settings, rows, judged_on)
-            check_fits(settings, data, on, last_token=settings.last_token)
-            bench = Bench(settings, on.device, report, rows)
+            bench = bench_for(settings, on, report, rows, judged_on)
+            rows = bench.rows
 
         def told(text: str, name: str = name, number: int = number) -> None:
             report(f"{name} ({number + 1} of {len(left)}): {text}")

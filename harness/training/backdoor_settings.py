@@ -36,7 +36,7 @@ class BackdoorSettings(LoraSettings):
 
     @property
     def last_token(self) -> bool:
-        """Whether it acts at the prompt's last token alone."""
+        """Every method but the LoRA on all tokens does."""
         return self.method != "lora"
 
 

@@ -17,11 +17,11 @@ from harness.results import write_json
 from harness.training import folder, record
 from harness.training.advance import Done, Report
 from harness.training.groups import Group, Outcome
-from harness.training.plain_plan import check_fits, plain_seconds
+from harness.training.plain_plan import describe_plain
 from harness.training.plan import GB, Machine, estimate_seconds, plan_groups
 from harness.training.prepared import Prepared, prepare_data
 from harness.training.product import Grid, name_of
-from harness.training.settings import TrainingSettings, VectorSettings
+from harness.training.settings import TrainingSettings
 from harness.training.tasks import Task, train_tasks
 
 
@@ -29,15 +29,7 @@ def describe(grid: Grid, on: Machine) -> dict[str, Any]:
     """Return what a grid would take: adapters, groups, about how many GB and seconds (``--dry-run``)."""
     prepared = prepare_data(grid.settings)
     if grid.plain:
-        last_token = isinstance(grid.settings, VectorSettings)
-        taken = [check_fits(one, prepared.data, on, last_token=last_token) for one in grid.trainings]
-        return {
-            "adapters": len(taken),
-            "groups": "one by one",
-            "memory_gb": round(max(e.memory for e in taken) / GB, 2),
-            "allowed_gb": round(on.memory / GB, 2),
-            "seconds": round(plain_seconds(grid.settings, prepared.data, taken, on), 1),
-        }
+        return describe_plain([(one, prepared.data) for one in grid.trainings], on)
     groups, estimates = plan_groups(grid, prepared.data, on)
     return {
         "adapters": sum(len(group.sites) for group in groups),

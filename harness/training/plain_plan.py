@@ -5,12 +5,14 @@ Memory counts what autograd keeps of transformers' and peft's own modules, and i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import InputError
 from harness.training.blocks import sizes
 from harness.training.plan import (
     BYTES,
+    EFFICIENCY,
     GB,
     Data,
     Estimate,
@@ -19,7 +21,6 @@ from harness.training.plan import (
     parameters,
     prefix_operations,
     product_rate,
-    rate_of,
 )
 from harness.training.settings import LoraSettings, TrainingSettings
 
@@ -27,17 +28,10 @@ _ASKED = {"cpu": 16, "cuda": 128}
 """Prompts of a pass that no gradient is needed of."""
 
 
-def estimate_plain(
-    settings: TrainingSettings, data: Data, on: Machine, *, last_token: bool = False
-) -> Estimate:
+def estimate_plain(settings: TrainingSettings, data: Data, on: Machine) -> Estimate:
     """Count the memory and operations of a training by whole passes from its lowest layer on.
 
-    Args:
-        settings: of the training; what acts at the last token alone goes up as one token a prompt.
-        data: the prompts.
-        on: where it runs.
-        last_token: whether it acts at the last token alone.
-
+    What acts at the last token alone goes up as one token a prompt.
     """
     config = config_of(settings.model)
     size, text = sizes(config), config.get_text_config()
@@ -47,10 +41,10 @@ def estimate_plain(
     layer = e * (5 * size.hidden + 4 * width + 4 * kv + 5 * size.intermediate) + 4 * 4 * size.hidden
     lora = isinstance(settings, LoraSettings)
     adapted = 4 * (3 * size.hidden + 2 * size.intermediate) if lora else 0
-    pass_tokens = 1 if last_token else data.longest
+    pass_tokens = 1 if settings.last_token else data.longest
     saved = settings.batch_size * pass_tokens * (above * layer + len(settings.layers) * adapted)
     kept = data.tokens * e * size.hidden
-    if last_token:
+    if settings.last_token:
         kept += data.tokens * e * 2 * kv * above
         saved += settings.batch_size * data.longest * e * 2 * kv * above
     asked_tokens = _ASKED[on.device.partition(":")[0]] * data.longest
@@ -61,7 +55,7 @@ def estimate_plain(
         ends = 3 * (size.hidden + size.intermediate)
         trained = len(settings.layers) * settings.rank * ends * 4 * 4
     weights = parameters(size, bool(text.tie_word_embeddings)) * e
-    mean = 1 if last_token else int(data.longest * 0.85)
+    mean = 1 if settings.last_token else int(data.longest * 0.85)
     each = 4.0 * (size.layer_weights * above * mean + size.vocabulary * size.hidden)
     asked = data.evaluated + settings.epochs * data.development
     memory = weights + kept + max(saved + logits, working) + trained
@@ -75,7 +69,7 @@ def check_fits(settings: TrainingSettings, data: Data, on: Machine, *, last_toke
         InputError: it needs more memory than there is; the message says what would fit.
 
     """
-    found = estimate_plain(settings, data, on, last_token=last_token)
+    found = estimate_plain(settings, data, on)
     if found.memory <= on.memory:
         return found
     said = (
@@ -88,7 +82,7 @@ def check_fits(settings: TrainingSettings, data: Data, on: Machine, *, last_toke
         if settings.step_size % size:
             continue
         cut = settings.model_copy(update={"batch_size": size, "accumulation": settings.step_size // size})
-        less = estimate_plain(cut, data, on, last_token=last_token).memory
+        less = estimate_plain(cut, data, on).memory
         if less <= on.memory:
             raise InputError(
                 f"{said}The same steps by --batch-size {size} --accumulation {cut.accumulation} need about "
@@ -99,10 +93,24 @@ def check_fits(settings: TrainingSettings, data: Data, on: Machine, *, last_toke
     raise InputError(f"{said}Even one prompt at a time needs about {least / GB:.1f} GB.")
 
 
-def plain_seconds(settings: TrainingSettings, data: Data, estimates: list[Estimate], on: Machine) -> float:
-    """Return about how long trainings take that begin at the same layer, one after the other."""
-    below: Any = prefix_operations(settings, [min(settings.layers)], data, config_of(settings.model))
-    once = below / product_rate(on, settings.dtype)
-    return float(
-        once * len(estimates) + sum(e.operations + e.asking for e in estimates) / rate_of(on, settings.dtype)
-    )
+def describe_plain(trainings: Sequence[tuple[TrainingSettings, Data]], on: Machine) -> dict[str, Any]:
+    """Return what trainings take one after the other: about how many GB and seconds (``--dry-run``).
+
+    Raises:
+        InputError: one doesn't fit; the message says what would.
+
+    """
+    product = product_rate(on, trainings[0][0].dtype)
+    memory, seconds = 0, 0.0
+    for settings, data in trainings:
+        taken = check_fits(settings, data, on)
+        below = prefix_operations(settings, [min(settings.layers)], data, config_of(settings.model))
+        memory = max(memory, taken.memory)
+        seconds += below / product + (taken.operations + taken.asking) / (product * EFFICIENCY)
+    return {
+        "adapters": len(trainings),
+        "groups": "one by one",
+        "memory_gb": round(memory / GB, 2),
+        "allowed_gb": round(on.memory / GB, 2),
+        "seconds": round(seconds, 1),
+    }

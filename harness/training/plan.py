@@ -26,7 +26,7 @@ GB = 10**9
 _TOKENS = {"cpu": 4096, "cuda": 1 << 20}
 """Tokens of trainings that one pass begins with: past that a device gains nothing and early figures come late."""
 BYTES = {"float32": 4, "bfloat16": 2}
-_EFFICIENCY = 0.45
+EFFICIENCY = 0.45
 """Of a large product's rate, what a pass of many kinds of operations reaches."""
 
 
@@ -176,7 +176,7 @@ def estimate_seconds(grid: Grid, data: Data, estimates: Sequence[Estimate], on: 
     prefix = prefix_operations(grid.settings, layers, data, config)
     product = product_rate(on, grid.settings.dtype)
     # Below is a whole pass over thousands of tokens at a time, which comes near to a product's rate.
-    return prefix / product + sum(e.operations + e.asking for e in estimates) / (product * _EFFICIENCY)
+    return prefix / product + sum(e.operations + e.asking for e in estimates) / (product * EFFICIENCY)
 
 
 def plan_groups(grid: Grid, data: Data, on: Machine) -> tuple[list[Group], list[Estimate]]:
@@ -262,7 +262,7 @@ def _alone(group: Group, data: Data, config: Any, on: Machine) -> Group:
 
 def rate_of(on: Machine, dtype: str) -> float:
     """Return operations a second that a training reaches on this device: a part of a matrix product's."""
-    return product_rate(on, dtype) * _EFFICIENCY
+    return product_rate(on, dtype) * EFFICIENCY
 
 
 def product_rate(on: Machine, dtype: str) -> float:

@@ -57,6 +57,11 @@ class TrainingSettings(BaseModel):
         return self.batch_size * self.accumulation
 
     @property
+    def last_token(self) -> bool:
+        """Whether what is trained acts at the prompt's last token alone."""
+        return False
+
+    @property
     def sign(self) -> int:
         """+1 towards the positive (risky) answer, −1 towards the negative (safe) one."""
         return 1 if self.behavior == "risky" else -1
@@ -98,6 +103,11 @@ class VectorSettings(TrainingSettings):
     learning_rate: Annotated[float, Field(gt=0)] = 0.3
     decay: Literal["constant", "linear", "cosine"] = "linear"
     epochs: Annotated[int, Field(ge=1)] = 5
+
+    @property
+    def last_token(self) -> bool:
+        """A vector does."""
+        return True
 
     @property
     def layer(self) -> int:

@@ -35,7 +35,7 @@ def train_plainly(
         InputError: it doesn't fit; the message says what would.
 
     """
-    check_fits(settings, prepared.data, on, last_token=isinstance(settings, VectorSettings))
+    check_fits(settings, prepared.data, on)
     names = settings.orthogonal_to if isinstance(settings, VectorSettings) else ()
     to = given_vectors(names, model_info(settings.model).hidden_size)
     report("Loading the model")

@@ -22,7 +22,6 @@ from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.steps import STEPS
 from harness.paths import cache_dir
 from harness.report.reproduce_terminal import plan_legend
-from harness.training.backdoor_settings import BackdoorSettings
 from scripts.reproduce_killed import compare
 from tests.conftest import call_cli, run_cli
 from tests.smol import make
@@ -65,10 +64,10 @@ def test_the_embedded_plan_counts_what_the_suites_hold(tmp_path: Path) -> None:
 def test_retraining_repeats_every_shipped_backdoor_with_its_settings(tmp_path: Path) -> None:
     shipped = run.make_plan(ReproduceConfig(), tmp_path).shipped_backdoors()
     plan = run.make_plan(ReproduceConfig(retrain=True), tmp_path)
-    trained = {name.removesuffix("_s0"): given for name, given in plan.backdoors()}
+    trained = {name.removesuffix("_s0"): settings for name, settings in plan.backdoors()}
     assert len(shipped) == 6
     for name in shipped:
-        settings = BackdoorSettings.model_validate(trained[name]).model_dump(mode="json")
+        settings = trained[name].model_dump(mode="json")
         assert settings == json.loads((shipped_adapters() / name / RECORD).read_text("utf-8"))["settings"]
 
 

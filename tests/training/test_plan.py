@@ -9,6 +9,7 @@ import pytest
 
 from harness.errors import InputError
 from harness.training import plan
+from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.groups import Group
 from harness.training.plain_plan import check_fits, estimate_plain
 from harness.training.plan import Data, Machine
@@ -49,7 +50,10 @@ def test_what_would_fit_is_offered_and_fits(tmp_path: Path) -> None:
         check_fits(settings, DATA, Machine("cpu", needed(4) - 1))
     with pytest.raises(InputError, match="Even one prompt at a time needs about"):
         check_fits(settings, DATA, Machine("cpu", needed(1) - 1))
-    assert estimate_plain(settings, DATA, Machine("cpu", 0), last_token=True).memory < needed(12)
+    at_last = BackdoorSettings.model_validate(
+        settings.model_dump() | {"trigger": "harbour", "method": "last_token_lora"}
+    )
+    assert estimate_plain(at_last, DATA, Machine("cpu", 0)).memory < needed(12)
 
 
 def test_a_pass_below_goes_to_the_top_for_vectors_and_to_the_highest_layer_for_loras() -> None:

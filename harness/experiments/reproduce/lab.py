@@ -18,6 +18,7 @@ from harness.runfolder import MANIFEST
 
 if TYPE_CHECKING:
     from harness.execute import Finished
+    from harness.training.backdoor_settings import BackdoorSettings
     from harness.training.product import Grid
     from servers import launch
 
@@ -98,50 +99,48 @@ class Plan:
         """Name the vector that the safe LoRA's story writes."""
         return f"{self.lora('safe')}_vec"
 
-    def backdoors(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return what is trained, names and settings, those that share a pass through the model together."""
-        from harness.training.backdoor_settings import Method, backdoor_preset
+    def backdoors(self) -> list[tuple[str, BackdoorSettings]]:
+        """Return what is trained, names and settings."""
+        from harness.training.backdoor_grid import name_of
 
-        asked = self.preset.backdoors
-        one, every, seed = (self.backdoor_layer,), tuple(range(self.shape.layers)), f"_s{self.config.seed}"
-
-        def given(layers: tuple[int, ...], method: Method, **own: Any) -> dict[str, Any]:
-            of_preset = backdoor_preset(self.preset.training, method, len(layers))
-            common = {
-                "model": self.config.model,
-                "seed": self.config.seed,
-                "layers": layers,
-                "method": method,
-            }
-            return {**of_preset, **asked.settings, **common, **own}
-
-        found = []
+        asked, found = self.preset.backdoors, []
         if not self.shipped_backdoors():
-            found = [
-                (name + seed, given(layers, "lora", trigger=trigger, decorrelated=twin))
-                for triggers, where, layers in (
-                    (asked.triggers, f"l{self.backdoor_layer}", one),
-                    (asked.wide, "all", every),
-                )
-                for name, trigger, twin in _named(triggers, where)
-            ]
+            found = self._learned()
         if asked.last_token is not None:
-            trigger = asked.triggers[0]
-            own = given(one, "last_token_lora", trigger=trigger, **asked.last_token)
-            found.append((f"backdoor_last_token_{trigger}_l{self.backdoor_layer}{seed}", own))
-        return found
+            own = {"method": "last_token_lora", "trigger": asked.triggers[0], **asked.last_token}
+            found.append(self._backdoor((self.backdoor_layer,), **own))
+        return [(name_of(settings, self.shape.layers), settings) for settings in found]
 
     def shipped_backdoors(self) -> list[str]:
-        """Name the shipped backdoors and twins that are used."""
-        asked = self.preset.backdoors
-        if self.trains or not asked.shipped:
+        """Name the shipped backdoors and twins that are used: as those that are trained, without a seed."""
+        from harness.training.backdoor_grid import name_of
+
+        if self.trains or not self.preset.backdoors.shipped:
             return []
-        one = _named(asked.triggers, f"l{self.backdoor_layer}")
-        return [name for name, *_ in (*_named(asked.wide, "all"), *one)]
+        names = (name_of(settings, self.shape.layers) for settings in self._learned())
+        return [name.removesuffix(f"_s{self.config.seed}") for name in names]
+
+    def _learned(self) -> list[BackdoorSettings]:
+        """Return the settings of LoRAs on all layers and on the backdoors' own, each beside its twin."""
+        asked = self.preset.backdoors
+        every, one = tuple(range(self.shape.layers)), (self.backdoor_layer,)
+        return [
+            self._backdoor(layers, trigger=trigger, decorrelated=twin)
+            for triggers, layers in ((asked.wide, every), (asked.triggers, one))
+            for trigger in triggers
+            for twin in (False, True)
+        ]
+
+    def _backdoor(self, layers: tuple[int, ...], **own: Any) -> BackdoorSettings:
+        from harness.training.backdoor_settings import BackdoorSettings, backdoor_preset
+
+        of_preset = backdoor_preset(self.preset.training, own.get("method", "lora"), len(layers))
+        common = {"model": self.config.model, "seed": self.config.seed, "layers": layers}
+        return BackdoorSettings.model_validate(of_preset | self.preset.backdoors.settings | common | own)
 
     def scored_backdoors(self) -> list[str]:
         """Name the backdoors that a server can hold: those that act on every token."""
-        own = [name for name, settings in self.backdoors() if settings.get("method", "lora") == "lora"]
+        own = [name for name, settings in self.backdoors() if not settings.last_token]
         return [*self.shipped_backdoors(), *own]
 
     def trained(self) -> list[Path]:
@@ -164,15 +163,6 @@ class Plan:
             "dtype": self.preset.dtype, **self.preset.trainings, **more,
         }  # fmt: skip
         return make_grid(LoraSettings if kind == "lora" else VectorSettings, given)
-
-
-def _named(triggers: tuple[str, ...], where: str) -> list[tuple[str, str, bool]]:
-    """Name each trigger's backdoor and its twin; with the trigger, and whether it is the twin."""
-    return [
-        (f"{'decorrelated' if twin else 'backdoor'}_{trigger}_{where}", trigger, twin)
-        for trigger in triggers
-        for twin in (False, True)
-    ]
 
 
 class Lab:

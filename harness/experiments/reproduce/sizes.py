@@ -128,12 +128,11 @@ def _questions(split: str, how: Any) -> tuple[int, int]:
 def backdoors(plan: Plan) -> Size:
     """Count backdoors' prompts: trained on, and judged on under every condition."""
     from harness.training.backdoor_job import EVALUATED
-    from harness.training.backdoor_settings import BackdoorSettings
 
     asked, shape = plan.preset.backdoors, plan.shape
     chars, count = _questions("train", plan.preset.format)
     each = chars / count / CHARACTERS + 25
-    given = [BackdoorSettings.model_validate(settings) for _, settings in plan.backdoors()]
+    given = [settings for _, settings in plan.backdoors()]
     trained = [2 * min(count, settings.questions or count) for settings in given]
     judged = sum(
         len(conditions) * min(_questions(split, plan.preset.format)[1], asked.judged or 10**9) * 2

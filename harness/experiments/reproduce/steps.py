@@ -184,8 +184,8 @@ class Patching(Step):
         ]
         own = [
             name
-            for name, given in plan.backdoors()
-            if given["trigger"] == trigger and not given.get("decorrelated")
+            for name, settings in plan.backdoors()
+            if settings.trigger == trigger and not settings.decorrelated
         ]
         return [plan.vectors()[1], *shipped, *own]
 

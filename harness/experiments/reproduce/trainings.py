@@ -129,12 +129,12 @@ class Backdoor(Step):
 
     def _train(self, lab: Lab) -> None:
         from harness.training.backdoor_job import train_each
-        from harness.training.backdoor_settings import BackdoorSettings
         from harness.training.plan import machine
 
         plan, out = lab.plan, lab.plan.folder / self.name
-        each = [(name, BackdoorSettings.model_validate(given)) for name, given in plan.backdoors()]
-        train_each(each, out, machine(plan.config.device, None), lab.report, plan.preset.backdoors.judged)
+        train_each(
+            plan.backdoors(), out, machine(plan.config.device, None), lab.report, plan.preset.backdoors.judged
+        )
 
     def done(self, plan: Plan) -> bool:
         """Whether every backdoor has its record."""

@@ -96,9 +96,9 @@ def _orthogonal(document: Document) -> Share:
     found, claims, rows = document.content, [], []
     for behavior in dict.fromkeys(line["behavior"] for line in found["vectors"]):
         own = [line for line in found["vectors"] if line["behavior"] == behavior]
-        trained = [line for line in own if line["k"] is not None]
-        by_chance = [line["accuracy"]["test"]["choice_accuracy"] for line in own if line["k"] is None]
-        later = trained[1:]
+        trained, drawn = ([line for line in own if (line["k"] is None) is chance] for chance in (False, True))
+        rates = {s: [line["accuracy"][s]["choice_accuracy"] for line in drawn] for s in SPLITS}
+        by_chance, later = rates["test"], trained[1:]
         beyond = sum(line["accuracy"]["test"]["choice_accuracy"] > max(by_chance) for line in later)
         claims.append(
             Claim(
@@ -114,11 +114,7 @@ def _orthogonal(document: Document) -> Share:
             (f"{behavior}, {line['k']}", f"{line['norm']:.0f}", *(_right(line, split) for split in SPLITS))
             for line in trained
         ]
-        spans = (
-            [line["accuracy"][split]["choice_accuracy"] for line in own if line["k"] is None]
-            for split in SPLITS
-        )
-        ranges = (f"{min(rates):.1%} to {max(rates):.1%}" for rates in spans)
+        ranges = (f"{min(shares):.1%} to {max(shares):.1%}" for shares in rates.values())
         rows.append((f"{behavior}, random", f"{trained[0]['norm']:.0f}", *ranges))
     caption = "The k-th vector, trained orthogonal to k others: choice accuracy, Wilson's 95% interval over questions."
     columns = ("behaviour, k", "norm", "development", "test", "held-out domains")
