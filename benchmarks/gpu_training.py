@@ -242,9 +242,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         kept = Kept(blocks, [q.orders[0].prompt_ids for q in data])
         prefix, _ = clock(lambda: kept.advance(everything, last_token=True))
         for group in groups:
-            train_group(
-                group.climb(blocks, kept), group, data, [], graphs=on.graphs and not options.no_graphs
-            )
+            train_group(group.climb(blocks, kept), group, data, [], graphs=on.graphs)
         return prefix
 
     _free()
