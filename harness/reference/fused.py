@@ -46,7 +46,7 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 def _weights(earlier: torch.Tensor, own: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:
     """Return the softmax of q·k with earlier keys ``[..., n]`` and with the token's own ``[..., 1]``."""
-    scores = torch.cat((earlier.float() * scaling + mask, own * scaling), -1)
+    scores = torch.cat((torch.add(mask, earlier, alpha=scaling), own * scaling), -1)
     return scores.softmax(-1).to(earlier.dtype)
 
 

@@ -181,7 +181,8 @@ class Blocks:
         q = q.unflatten(3, (k.shape[3], q.shape[3] // k.shape[3])).permute(0, 2, 3, 4, 1, 5)
         own = (q, k.permute(0, 2, 3, 1, 4), v.permute(0, 2, 3, 1, 4))
         keys, values = (t.transpose(2, 3) for t in kept)
-        read = attend_last(self._ops, own, keys, values, mask, self.scaling(layer))
+        # Not compiled: little is computed here, and to compile its backward takes a minute.
+        read = attend_last(fused.PLAIN, own, keys, values, mask, self.scaling(layer))
         return read.permute(0, 4, 1, 2, 3, 5).flatten(3)
 
     def attend(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -11,42 +11,37 @@ class Graphed:
     """Losses and gradients of one shape of batch, captured once and replayed.
 
     Args:
-        losses: computes each training's loss from prompts' numbers and wanted tokens, without waiting for the
-            device or copying to it.
+        losses: computes each training's loss from a batch's tensors, without waiting for the device or copying to it.
         parameters: whose gradients are wanted.
-        numbers: of the prompts of the first batch; later ones have its shape.
-        wanted: the tokens trained for.
+        inputs: of the first batch; later ones have their shapes.
 
     """
 
     def __init__(
         self,
-        losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        losses: Callable[..., torch.Tensor],
         parameters: list[torch.Tensor],
-        numbers: torch.Tensor,
-        wanted: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
     ) -> None:
-        self._numbers, self._wanted = numbers.clone(), wanted.clone()
+        self._inputs = [given.clone() for given in inputs]
         self._parameters = parameters
-        self.shape = numbers.shape
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
-            for _ in range(2):
-                losses(self._numbers, self._wanted).sum().backward()
-                self._forget()
+            losses(*self._inputs).sum().backward()
+            self._forget()
         torch.cuda.current_stream().wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._losses = losses(self._numbers, self._wanted)
+            self._losses = losses(*self._inputs)
             self._losses.sum().backward()
         self._gradients = [parameter.grad for parameter in parameters]
         self._forget()
 
-    def run(self, numbers: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Set the gradients of a batch and return its losses."""
-        self._numbers.copy_(numbers)
-        self._wanted.copy_(wanted)
+        for place, given in zip(self._inputs, inputs, strict=True):
+            place.copy_(given)
         self._graph.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient

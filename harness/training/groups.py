@@ -184,15 +184,18 @@ def wanted_of(group: Group, batches: Sequence[Sequence[Example]], device: torch.
     return torch.tensor(targets, device=device)
 
 
-def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor, group: Group) -> torch.Tensor:
+def _cross_entropy(
+    logits: torch.Tensor, wanted: torch.Tensor, group: Group, shares: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return each training's loss: the mean over its prompts, or the sum by their shares ``[n]``."""
     seeds, joined, prompts, _ = logits.shape
     wanted = wanted[:, None].expand(seeds, len(group.layers), -1, -1).reshape(seeds, joined, prompts, 1)
-    picked = logits.gather(-1, wanted)[..., 0] - logits.logsumexp(-1)
-    return by_site(-picked.mean(-1), group)
+    picked = logits.log_softmax(-1).gather(-1, wanted)[..., 0]
+    return by_site(-(picked.mean(-1) if shares is None else (picked * shares).sum(-1)), group)
 
 
 class _Steps:
-    """Adds up a step's gradients; batches of vectors on a GPU, all but an epoch's last, by one graph."""
+    """Adds up a step's gradients; those of vectors on a GPU by one graph, an epoch's last batch filled up for it."""
 
     def __init__(self, climb: Climb, group: Group, graphs: bool) -> None:
         self._climb, self._group = climb, group
@@ -202,19 +205,26 @@ class _Steps:
     def __call__(self, batches: Sequence[Sequence[Example]], step: int) -> torch.Tensor:
         """Set the gradients and return the losses ``[L·S·B]`` on the device."""
         climb, group = self._climb, self._group
-        if not self._graphs or len(batches[0]) < group.settings.step_size:
+        if not self._graphs:
             return _gradients(climb, group, batches, step)
         assert isinstance(climb, VectorClimb)
-        numbers, _ = climb.kept.find(batches)
-        wanted = wanted_of(group, batches, numbers.device)
+        prompts, size = len(batches[0]), group.settings.step_size
+        full = [[*batch, *[batch[0]] * (size - prompts)] for batch in batches]
+        numbers, _ = climb.kept.find(full)
+        shares = [1 / prompts] * prompts + [0.0] * (size - prompts)
+        inputs = (
+            numbers,
+            wanted_of(group, full, numbers.device),
+            torch.tensor(shares, device=numbers.device),
+        )
         if self._graph is None:
             longest = climb.kept.longest
 
-            def losses(numbers: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-                return _cross_entropy(climb.at(numbers, longest), wanted, group)
+            def losses(numbers: torch.Tensor, wanted: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+                return _cross_entropy(climb.at(numbers, longest), wanted, group, shares)
 
-            self._graph = Graphed(losses, climb.parameters, numbers, wanted)
-        return self._graph.run(numbers, wanted)
+            self._graph = Graphed(losses, climb.parameters, inputs)
+        return self._graph.run(inputs)
 
 
 def by_site(values: torch.Tensor, group: Group) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,43 @@ def test_vectors_of_all_layers_at_once_are_those_of_the_plain_loop(
     layers = (0, 1, 3) if family in ("llama", "gemma3") else (0, 2)
     group = Group(_settings("vector", **changes), layers, (0, 7), ("safe", "risky"))
     _hold(folder, group, plain.questions(7, longest=70), monkeypatch)
+
+
+class _Uncaptured:
+    """Stands in for a CUDA graph: every step has the first one's shapes, and nothing else is given to it."""
+
+    def __init__(
+        self,
+        losses: Callable[..., torch.Tensor],
+        parameters: list[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+    ) -> None:
+        self._losses, self._shapes = losses, [given.shape for given in inputs]
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        assert [given.shape for given in inputs] == self._shapes
+        losses = self._losses(*inputs)
+        losses.sum().backward()
+        return losses.detach()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_steps_of_one_shape_give_the_same_vectors(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == "cpu":
+        monkeypatch.setattr("harness.training.groups.Graphed", _Uncaptured)
+    base = _base(tiny.make("gemma3", tmp_path / "gemma3")).to(device)
+    data = plain.questions(7, longest=70)
+    group = Group(_settings("vector", init="unit"), (0, 2), (0, 7), ("safe", "risky"))
+    climbs, losses = [], []
+    for graphs in (False, True):
+        climbs.append(_climb(base, group, data))
+        outcomes = train_group(climbs[-1], group, data, [], graphs=graphs)
+        losses.append([outcome.epoch_losses for outcome in outcomes])
+    assert len(data) * 2 % group.settings.step_size != 0
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert torch.allclose(climbs[1].parameters[0], climbs[0].parameters[0], atol=1e-5)
 
 
 @pytest.mark.slow
