@@ -75,7 +75,10 @@ def train_groups(
         graphs: as :func:`train_group` takes it.
 
     """
-    prompts = [e.prompt_ids for found in prepared.questions.values() for q in found for e in q.orders]
+    asked = [
+        found for split, found in prepared.questions.items() if split in {"train", "development", *splits}
+    ]
+    prompts = [e.prompt_ids for found in asked for q in found for e in q.orders]
     prompts += also
     vectors = isinstance(groups[0].settings, VectorSettings)
     kept = Kept(blocks, prompts)

@@ -24,9 +24,14 @@ from harness.adapters import load_adapter
 from harness.errors import InputError, RunError
 from harness.modelinfo import read_config
 from harness.training import grid, jobs, plan
+from harness.training.advance import train_groups
+from harness.training.blocks import Blocks
+from harness.training.climb import Climb
 from harness.training.folder import MANIFEST, PROGRESS
+from harness.training.groups import Group
+from harness.training.lora import load_base
 from harness.training.plan import GB, Machine
-from harness.training.prepared import prepare_data
+from harness.training.prepared import EVALUATED, prepare_data
 from harness.training.product import Grid, make_grid
 from harness.training.settings import LoraSettings, TrainingSettings, VectorSettings
 from harness.vectors import read_vector
@@ -111,6 +116,25 @@ def _run_in_child(made: Grid, out: Path, memory: int, seconds: float | None) -> 
         return False
     assert child.exitcode == 0
     return True
+
+
+def test_prompts_of_splits_that_are_not_evaluated_are_not_passed(tiny: dict[str, str]) -> None:
+    made = _grid(VectorSettings, tiny, layers="0")
+    prepared = prepare_data(made.settings)
+    groups, _ = plan.plan_groups(made, prepared.data, HERE)
+    blocks = Blocks(load_base(tiny["model"], "cpu"))
+    kept: list[int] = []
+
+    def finished(climb: Climb, _: Group) -> None:
+        kept.append(len(climb.kept.lengths))
+
+    for splits in (EVALUATED, ("development",)):
+        for done in train_groups(blocks, groups, prepared, _quiet, splits=splits, finished=finished):
+            assert tuple(done[3]) == splits
+    left_out = [
+        e.prompt_ids for split in ("test", "heldout") for q in prepared.questions[split] for e in q.orders
+    ]
+    assert kept[0] - kept[1] == len(set(left_out)) > 0
 
 
 @pytest.mark.slow
