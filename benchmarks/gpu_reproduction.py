@@ -77,6 +77,7 @@ def table(found: dict[str, Any]) -> str:
         for step in found["steps"]
     ]
     machine = found["machine"]
+    commits = ", ".join(run["git"]["commit"][:7] for run in found["runs"])
     return "\n".join(
         [
             "# A whole reproduction at Gemma 3 12B's shape, random weights",
@@ -85,7 +86,7 @@ def table(found: dict[str, Any]) -> str:
             f"{found['weights'] / 1e9:.1f} billion weights a pass. Preset *{found['preset']}*: every step of the full "
             "one with few stems, layers and strengths; the numbers of random weights mean nothing, the times do. "
             f"Beside it what the dry run of preset *{found['full_preset']}* plans on that machine. "
-            f"Runs, the latest last: {', '.join(run['git']['commit'][:7] for run in found['runs'])}; a step is the latest's that ended.",
+            f"Runs, the latest last: {commits}; a step is the latest's that ended.",
             "",
             "| step | size | state | run | took | attempts | full size | planned |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.jobs import lora_settings, vector_settings
 from harness.training.settings import LoraSettings, VectorSettings
 from harness.training.verify import Verifier
-from harness.vectors import read_vector, write_vector
 from tests.conftest import call_cli
 
 
@@ -74,21 +71,11 @@ def test_a_name_that_is_not_there(command: str, tmp_path: Path) -> None:
     assert "holds neither" in done.stderr
 
 
-def test_verify_finds_what_was_changed(embedded_model: Path, tmp_path: Path) -> None:
-    verifier = Verifier()
-    good = read_artifact(shipped_adapters() / "safe_vec_l22")
-    found = verifier.verify(good)
+@pytest.mark.slow
+def test_a_shipped_vector_is_verified(embedded_model: Path) -> None:
+    found = Verifier().verify(read_artifact(shipped_adapters() / "safe_vec_l22"))
     assert found.problems == ()
     assert [figure.prompts for figure in found.figures] == [154, 154, 154]
-    copy = tmp_path / "safe_vec_l22"
-    shutil.copytree(good.path, copy)
-    vector = read_vector(copy)
-    write_vector(copy, replace(vector, values=vector.values * 0.5))
-    problems = verifier.verify(read_artifact(copy)).problems
-    assert "steering_vector.safetensors has changed since it was trained" in problems
-    assert any("test mean logit difference is" in problem for problem in problems)
-    (copy / "steering_vector.safetensors").unlink()
-    assert "is missing" in " ".join(verifier.verify(read_artifact(copy)).problems)
 
 
 def test_verify_says_what_it_cannot_verify(made_adapters: Path) -> None:

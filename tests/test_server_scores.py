@@ -47,11 +47,14 @@ def settings(server: str, made: Path, output: Path, **more: Any) -> RunConfig:
     return RunConfig.model_validate(values | {"limit": 12, "adapters": [made], "cache": False} | more)
 
 
-async def test_a_run_equals_the_reference(server: str, made_adapters: Path, tmp_path: Path) -> None:
-    ours = load_run((await run(settings(server, made_adapters, tmp_path))).folder).rows
-    truth = load_run(
-        (await run(settings(server, made_adapters, tmp_path, base_url=None, engine="reference"))).folder
-    ).rows
+@pytest.mark.parametrize("limit", [6, pytest.param(None, marks=pytest.mark.slow)])
+async def test_a_run_equals_the_reference(
+    limit: int | None, server: str, made_adapters: Path, tmp_path: Path
+) -> None:
+    asked = settings(server, made_adapters, tmp_path, limit=limit)
+    ours = load_run((await run(asked)).folder).rows
+    reference = asked.model_copy(update={"base_url": None, "engine": "reference"})
+    truth = load_run((await run(reference)).folder).rows
     keys = ["suite", "subject", "item"]
     assert ours[keys].equals(truth[keys])
     assert set(ours.subject) == {"base", *SUBJECTS}
@@ -80,7 +83,7 @@ async def test_swapping_adapters_answers_with_the_right_one(
     async with ScoringClient(server) as client:
         await client.connect()
         client.tokenizer = load_tokenizer(client.model_root)
-        encoded = list(encode_suite(suite, PromptBuilder(client.tokenizer)).items)[:6]
+        encoded = list(encode_suite(suite, PromptBuilder(client.tokenizer)).items)[:3]
         subjects = resolve_subjects(SUBJECTS, [made_adapters], embedded_info)
         truth = {s.name: await differences(client, s, encoded) for s in subjects}
         assert max(abs(a - b) for a, b in zip(truth["made_safe"], truth["made_risky"], strict=True)) > 0.1
