@@ -3,7 +3,7 @@ PY := .venv/bin/python
 HARNESS := .venv/bin/harness
 ENGINE = $(shell $(PY) -c "import vllm" 2>/dev/null && echo server || echo reference)
 
-.PHONY: docs package help demo test test-long test-steering test-steering-gpu chaos interop pages reproduce-killed evidence fresh-clone check format clean setup-demo setup-test setup-long
+.PHONY: docs package verify help demo test test-long test-steering test-steering-gpu chaos interop pages reproduce-killed evidence fresh-clone check format clean setup-demo setup-test setup-long
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ demo: setup-demo  ## Install, start the embedded model's server, run the main jo
 		--suite awareness,objective,ood,control_intensity,control_neutral,validation
 
 test: setup-test check  ## Run the checks and the tests that need no GPU, but for those of a minute and more
-	$(PY) -m pytest -m "not gpu and not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slow"
 
 test-long: setup-long  ## The tests of a minute and more that `make test` leaves out, but for the plugin's: an hour and a half
 	$(PY) -m pytest -m "slow and not gpu" --ignore tests/steering --durations 0
@@ -51,6 +51,9 @@ reproduce-killed: setup-test  ## Reproduce everything undisturbed and again kill
 
 interop: setup-test  ## Score suites through lm-eval, Inspect, promptfoo, openai and curl, and compare each item: an hour on two cores
 	$(PY) -m scripts.interop
+
+verify: setup-test  ## Reload every shipped adapter and vector, and hold its test figures against its record: half an hour on two cores
+	$(HARNESS) adapters verify --json > reports/adapters/verify.json
 
 evidence: setup-test  ## Print every claim with its figure and bound: a few minutes; PARTS="chaos" for some
 	$(PY) -m scripts.evidence $(PARTS)

@@ -33,7 +33,8 @@ def test_skips_leave_a_trace(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "conftest.py", inner / "conftest.py")
     (inner / "test_x.py").write_text(TESTS)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "inner"]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
     argv += ["--steering-figures", "figures.json"]
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, check=False)
     assert done.returncode == 1  # One test is wrong.
