@@ -52,7 +52,7 @@ reproduce-killed: setup-test  ## Reproduce everything undisturbed and again kill
 interop: setup-test  ## Score suites through lm-eval, Inspect, promptfoo, openai and curl, and compare each item: an hour on two cores
 	$(PY) -m scripts.interop
 
-verify: setup-test  ## Reload every shipped adapter and vector, and hold its test figures against its record: half an hour on two cores
+verify: setup-test  ## Reload every shipped adapter and vector, and hold its test figures against its record: ten minutes on two cores
 	$(HARNESS) adapters verify --json > reports/adapters/verify.json
 
 evidence: setup-test  ## Print every claim with its figure and bound: a few minutes; PARTS="chaos" for some

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from harness.results import load_run
@@ -34,3 +35,24 @@ def adapters() -> Iterator[Line]:
                     "below 0" if sign < 0 else "above 0",
                     (high if sign < 0 else -low) < 0,
                 )
+    yield from _verified()
+
+
+def _verified() -> Iterator[Line]:
+    """What ``make verify`` found: hashes, and test figures computed again, of everything shipped."""
+    rows = json.loads((REPORTS / "adapters" / "verify.json").read_text("utf-8"))
+    hold = [row["name"] for row in rows if row["ok"]]
+    yield Line(
+        "shipped adapters and vectors that are what their records say, reloaded and asked again",
+        f"{len(hold)}",
+        f"{len(rows)}",
+        len(hold) == len(rows),
+    )
+    figures = [f for row in rows for f in row["figures"]]
+    furthest = max(figures, key=lambda f: abs(f["found"] - f["recorded"]) / f["tolerance"])
+    yield Line(
+        f"the figure furthest from its record, of {len(figures)}: {furthest['name']}",
+        f"{furthest['found']:.4f} for {furthest['recorded']:.4f}",
+        f"within {furthest['tolerance']:.2g}",
+        abs(furthest["found"] - furthest["recorded"]) <= furthest["tolerance"],
+    )

@@ -54,7 +54,7 @@ def _swept(found: dict[str, Any], gpu: bool) -> Iterator[Line]:
     if nulls:
         count, shuffled = (nulls[0][f"{kind}_vectors"] for kind in ("random", "shuffled"))
         scored = found["null_scored_now"]
-        each = f", {found['null_cpu_seconds'] / scored:.0f} s of CPU each" if scored else ""
+        each = f", {found['null_cpu_seconds'] / scored:.1f} s of CPU each" if scored else ""
         whole = scored == count + shuffled
         yield Line(
             f"{name}: null of {count} random vectors and {shuffled} on shuffled labels",
