@@ -4,9 +4,7 @@
 
 Each is one ``harness train`` in a process of its own: reading, what lies below the layer, training, and the figures
 on development, test and held-out questions. The LoRA has the settings that ``scripts/train_by_layer.py`` chose.
-Both are trained on all 518 questions and, as candidates whose figures are those of development questions, on as many
-as the study has, 230. Beside the wall time stands the processor time: on a busy machine the first is longer than it
-need be.
+Beside the wall time stands the processor time: on a busy machine the first is longer than it need be.
 """
 
 from __future__ import annotations
@@ -28,18 +26,13 @@ from harness.results import write_json
 from harness.training.record import versions
 
 THREADS = 2
-VECTOR = ["vector", "--behavior", "safe", "--layers", "22"]
-LORA = [
-    "lora", "--behavior", "safe", "--layers", "22", "--learning-rate", "5e-3", "--epochs", "3",
-    "--batch-size", "16", "--orders", "alternate",
-]  # fmt: skip
-AS_MANY_AS_THE_STUDY = ["--questions", "230", "--candidate-log", "candidates.jsonl"]
 COMMANDS: dict[str, list[str]] = {
-    "vector": VECTOR,
-    "lora": LORA,
-    "vector, 230 questions": [*VECTOR, *AS_MANY_AS_THE_STUDY],
-    "lora, 230 questions": [*LORA, *AS_MANY_AS_THE_STUDY],
-}
+    "vector": ["vector", "--behavior", "safe", "--layers", "22"],
+    "lora": [
+        "lora", "--behavior", "safe", "--layers", "22", "--learning-rate", "5e-3", "--epochs", "3",
+        "--batch-size", "16", "--orders", "alternate",
+    ],
+}  # fmt: skip
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
@@ -47,10 +40,10 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     before, load = resource.getrusage(resource.RUSAGE_CHILDREN), os.getloadavg()[0]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        kept = [] if "--candidate-log" in arguments else ["--output-dir", "made", "--json"]
+        out = Path(folder) / "made"
+        command = [sys.executable, "-m", "harness", "train", *arguments, "--output-dir", str(out), "--json"]
         done = subprocess.run(
-            [sys.executable, "-m", "harness", "train", *arguments, *kept],
-            cwd=folder,
+            command,
             env=os.environ | {"OMP_NUM_THREADS": str(THREADS)},
             stdout=subprocess.PIPE,
             text=True,
@@ -59,8 +52,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     seconds = time.monotonic() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    said = json.loads(done.stdout)
-    accuracy = said["accuracy"] if "accuracy" in said else {"development": said["development"]}
+    accuracy = json.loads(done.stdout)["accuracy"]
     return {
         "command": "harness train " + " ".join(arguments),
         "seconds": round(seconds, 1),

@@ -93,10 +93,12 @@ def _by_layer() -> Iterator[Line]:
 def _two_cores() -> Iterator[Line]:
     file = FOLDER / "two_cores.json"
     found = json.loads(file.read_text("utf-8")) if file.exists() else {"trainings": {}}
-    for name, one in found["trainings"].items():
-        limit = 120 if name.startswith("vector") else 180
+    for name, limit in (("vector", 120), ("lora", 180)):
+        one = found["trainings"].get(name)
+        if one is None:
+            continue
         yield Line(
-            f"layer-22 {name}, of the embedded model on two cores, all included (load {one['load_before']} to "
+            f"layer-22 {name} of the embedded model on two cores, all included (load {one['load_before']} to "
             f"{one['load_after']}, {one['cpu_seconds']:.0f} s of processor time)",
             f"{one['seconds']:.0f} s",
             f"< {limit} s",
