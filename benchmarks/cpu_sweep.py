@@ -1,10 +1,12 @@
 """The study's whole sweep on two CPU cores with the embedded model: both engines, both selectors, time and memory.
 
     python -m benchmarks.cpu_sweep [--out reports/benchmarks/cpu_sweep.json] [--null 99] [--limit-all 1]
+    python -m benchmarks.cpu_sweep --only ENGINE SELECTOR       # that one again; the others stay
 
 Each is one ``harness sweep`` in a process of its own, a server of its own beside it where one is asked. Memory is the
 largest sum over the process and all that it started. At all tokens a pass is a whole prompt: those sweeps may be
-measured on a tenth of the items (the first of each suite's ten) and are then scaled, which the table says.
+measured on a tenth of the items (the first of each suite's ten) and are then scaled, which the table says. Each
+says of which state of the code it is.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ def measure(engine: str, selector: str, limit: int | None, null: int, folder: Pa
         "load_before": round(load, 1),
         "layers": len(found["grid"]["layers"]),
         "strengths": len(found["grid"]["alphas"]),
+        "git": git_state(),
     }
 
 
@@ -135,20 +138,13 @@ def table(found: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Measure all four and write them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--null", type=int, default=99, help="random vectors, in process at the last token")
-    parser.add_argument("--selector", action="append", choices=SELECTORS, help="only this; repeatable")
-    parser.add_argument("--limit-all", type=int, help="items a suite of the sweeps at all tokens")
-    parser.add_argument("--limit-last", type=int, help="the same at the last token (a rehearsal)")
-    options = parser.parse_args()
+def measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure each engine with each selector; what is measured is written as it comes."""
     sweeps: list[dict[str, Any]] = []
     differ: dict[str, float] = {}
     machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
     found = {
-        "schema_version": 1, "machine": machine, "versions": versions(), "git": git_state(), "sweeps": sweeps,
+        "schema_version": 2, "machine": machine, "versions": versions(), "sweeps": sweeps,
         "apart": differ,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
@@ -161,6 +157,29 @@ def main() -> None:
                 write_json(options.out, found)
             one, other = (scores(Path(place) / f"{engine}-{selector}") for engine in ENGINES)
             differ[selector] = apart(one, other)
+    return found
+
+
+def main() -> None:
+    """Measure all four, or one of them again, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--null", type=int, default=99, help="random vectors, in process at the last token")
+    parser.add_argument("--selector", action="append", choices=SELECTORS, help="only this; repeatable")
+    parser.add_argument("--limit-all", type=int, help="items a suite of the sweeps at all tokens")
+    parser.add_argument("--limit-last", type=int, help="the same at the last token (a rehearsal)")
+    parser.add_argument("--only", nargs=2, metavar=("ENGINE", "SELECTOR"), help="measure this one again")
+    options = parser.parse_args()
+    if options.only:
+        found = json.loads(options.out.read_text("utf-8"))
+        engine, selector = options.only
+        (place,) = (n for n, s in enumerate(found["sweeps"]) if [s["engine"], s["selector"]] == options.only)
+        with tempfile.TemporaryDirectory() as folder:
+            limit = found["sweeps"][place]["limit"]
+            null = options.null if found["sweeps"][place]["null_vectors"] else 0
+            found["sweeps"][place] = measure(engine, selector, limit, null, Path(folder) / "sweep")
+    else:
+        found = measure_all(options)
     write_json(options.out, found)
     options.out.with_suffix(".md").write_text(table(found), "utf-8")
     print(table(found))

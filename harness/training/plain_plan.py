@@ -12,7 +12,6 @@ from harness.errors import InputError
 from harness.training.blocks import sizes
 from harness.training.plan import (
     BYTES,
-    EFFICIENCY,
     GB,
     Data,
     Estimate,
@@ -21,6 +20,7 @@ from harness.training.plan import (
     parameters,
     prefix_operations,
     product_rate,
+    seconds_of,
 )
 from harness.training.settings import LoraSettings, TrainingSettings
 
@@ -62,7 +62,7 @@ def estimate_plain(settings: TrainingSettings, data: Data, on: Machine) -> Estim
     return Estimate(int(memory), each * settings.epochs * data.prompts, each * asked / 2)
 
 
-def check_fits(settings: TrainingSettings, data: Data, on: Machine, *, last_token: bool = False) -> Estimate:
+def check_fits(settings: TrainingSettings, data: Data, on: Machine) -> Estimate:
     """Return what a training takes.
 
     Raises:
@@ -106,7 +106,7 @@ def describe_plain(trainings: Sequence[tuple[TrainingSettings, Data]], on: Machi
         taken = check_fits(settings, data, on)
         below = prefix_operations(settings, [min(settings.layers)], data, config_of(settings.model))
         memory = max(memory, taken.memory)
-        seconds += below / product + (taken.operations + taken.asking) / (product * EFFICIENCY)
+        seconds += seconds_of(below, [taken], product)
     return {
         "adapters": len(trainings),
         "groups": "one by one",

@@ -26,7 +26,7 @@ GB = 10**9
 _TOKENS = {"cpu": 4096, "cuda": 1 << 20}
 """Tokens of trainings that one pass begins with: past that a device gains nothing and early figures come late."""
 BYTES = {"float32": 4, "bfloat16": 2}
-EFFICIENCY = 0.45
+_EFFICIENCY = 0.45
 """Of a large product's rate, what a pass of many kinds of operations reaches."""
 
 
@@ -174,9 +174,13 @@ def estimate_seconds(grid: Grid, data: Data, estimates: Sequence[Estimate], on: 
     config = config_of(grid.settings.model)
     layers = [layer for layers in grid.layers for layer in layers]
     prefix = prefix_operations(grid.settings, layers, data, config)
-    product = product_rate(on, grid.settings.dtype)
+    return seconds_of(prefix, estimates, product_rate(on, grid.settings.dtype))
+
+
+def seconds_of(below: float, estimates: Sequence[Estimate], product: float) -> float:
+    """Return about how long trainings take after what lies below them, at a matrix product's operations a second."""
     # Below is a whole pass over thousands of tokens at a time, which comes near to a product's rate.
-    return prefix / product + sum(e.operations + e.asking for e in estimates) / (product * EFFICIENCY)
+    return below / product + sum(e.operations + e.asking for e in estimates) / (product * _EFFICIENCY)
 
 
 def plan_groups(grid: Grid, data: Data, on: Machine) -> tuple[list[Group], list[Estimate]]:
@@ -262,7 +266,7 @@ def _alone(group: Group, data: Data, config: Any, on: Machine) -> Group:
 
 def rate_of(on: Machine, dtype: str) -> float:
     """Return operations a second that a training reaches on this device: a part of a matrix product's."""
-    return product_rate(on, dtype) * EFFICIENCY
+    return product_rate(on, dtype) * _EFFICIENCY
 
 
 def product_rate(on: Machine, dtype: str) -> float:

@@ -175,12 +175,12 @@ def test_the_next_turn_does_not_mix_prompt_and_generated(conforming: Server, mea
         prompt, name = conforming.prompt(30), conforming.spec("1", selector)
         for _ in range(3):
             answer = conforming.post(
-                conforming.body(name, prompt, max_tokens=8, return_token_ids=True)
+                conforming.body(name, prompt, max_tokens=20, return_token_ids=True)
             ).json()
             choice = answer["choices"][0]
-            cold = conforming.ask(name, prompt, max_tokens=8, cache_salt=f"turn-{len(prompt)}")
+            cold = conforming.ask(name, prompt, max_tokens=20, cache_salt=f"turn-{len(prompt)}")
             first = next(
-                (i for i, (a, b) in enumerate(zip(steps(choice), cold, strict=True)) if top(a) != top(b)), 8
+                (i for i, (a, b) in enumerate(zip(steps(choice), cold, strict=True)) if top(a) != top(b)), 20
             )
             worst = max(worst, apart(steps(choice)[: max(first, 1)], cold[: max(first, 1)]))
             prompt = [*prompt, *choice["token_ids"]]

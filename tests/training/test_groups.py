@@ -159,12 +159,7 @@ def test_vectors_of_all_layers_at_once_are_those_of_the_plain_loop(
 class _Uncaptured:
     """Stands in for a CUDA graph: every step has the first one's shapes, and nothing else is given to it."""
 
-    def __init__(
-        self,
-        losses: Callable[..., torch.Tensor],
-        parameters: list[torch.Tensor],
-        inputs: Sequence[torch.Tensor],
-    ) -> None:
+    def __init__(self, losses: Callable[..., torch.Tensor], _: Any, inputs: Sequence[torch.Tensor]) -> None:
         self._losses, self._shapes = losses, [given.shape for given in inputs]
 
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
