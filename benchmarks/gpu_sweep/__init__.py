@@ -11,7 +11,7 @@ vLLM and the project on the path, two commands one right after the other::
 
 Checkpoint, vectors, servers and ``results.json`` are gpu_steering's (``STEER_WORK``, ``$OUT``); both servers fit
 80 GB with ``STEER_KV_BYTES=10737418240``. Every contender's scores are kept there and compared with the others' and
-with its own earlier ones (the noise floor). Here, from the last ``results.json``::
+with its own earlier ones (the noise floor). Here, from each machine's last ``results.json``, none left out::
 
-    python -m benchmarks.gpu_sweep report results.json   # writes reports/benchmarks/gpu_sweep.{json,md}, prints it
+    python -m benchmarks.gpu_sweep report RESULTS...   # writes reports/benchmarks/gpu_sweep.{json,md}, prints it
 """

@@ -55,7 +55,12 @@ def main() -> None:
             help="no whole sweep of a slow one is begun after that many",
         )
     report = commands.add_parser("report", help="write and print the table: claim, figure, bound")
-    report.add_argument("results", type=Path, help="results.json of the GPU host's commands")
+    report.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        help="results.json of the GPU host's commands; of several machines, all",
+    )
     args = parser.parse_args()
     if args.command == "report":
         from benchmarks.gpu_sweep.report import write_report

@@ -25,7 +25,9 @@ def sweep() -> Iterator[Line]:
     if RESULTS.is_file():
         for claim in claims(_read(RESULTS)):
             bound = f"{'>=' if claim.at_least else '<='} {claim.bound:g}"
-            yield Line(claim.text, f"{claim.figure:.3g} {claim.unit}", bound, claim.holds, gpu=True)
+            bound = f"reported (stretch: {bound})" if claim.stretch else bound
+            figure = f"{claim.figure:.3g} {claim.unit}"
+            yield Line(claim.text, figure, bound, claim.holds or claim.stretch, gpu=True)
     if ADAPTERS.is_file():
         yield from _compared(_read(ADAPTERS))
 
