@@ -71,17 +71,23 @@ class Material:
 def gather(paths: Sequence[Path]) -> Material:
     """Load what the paths hold: run folders, folders of them, sweeps' folders, result JSON files.
 
+    What lies below two of the paths is one thing all the same.
+
     Raises:
         InputError: a path holds nothing that a report can be made from.
 
     """
     runs: list[Run] = []
     documents: list[Document] = []
+    known: set[Path] = set()
     for path in paths:
         found = _found(path)
         if not found:
             raise InputError(f"{path}: holds no finished run and no result file of an experiment.")
         for place in found:
+            if place.resolve() in known:
+                continue
+            known.add(place.resolve())
             if place.is_dir():
                 runs.append(load_run(place))
             else:

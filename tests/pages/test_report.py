@@ -265,6 +265,13 @@ def test_long_sections_are_grouped_by_suite_and_count_their_effects(sections: tu
     assert [g.heading for g in groups(short)] == [None]
 
 
+def test_what_two_paths_hold_counts_once() -> None:
+    names = sorted(run.path.name for run in gather([RUNS]).runs)
+    assert len(names) > 1
+    assert sorted(run.path.name for run in gather([RUNS / "l22", RUNS]).runs) == names
+    assert len(gather([RUNS / "l22", RUNS / ".." / RUNS.name / "l22"]).runs) == 1
+
+
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no finished run"):
         gather([tmp_path])
