@@ -66,7 +66,7 @@ async def test_a_run_equals_the_reference(
 
 async def test_the_same_run_twice_agrees(server: str, made_adapters: Path, tmp_path: Path) -> None:
     first, second = [
-        load_run((await run(settings(server, made_adapters, tmp_path, limit=3))).folder).rows
+        load_run((await run(settings(server, made_adapters, tmp_path, limit=6))).folder).rows
         for _ in range(2)
     ]
     assert first[["suite", "subject", "item", "prompt"]].equals(
@@ -157,7 +157,7 @@ async def test_small_gemma_with_a_lora_equals_the_reference(small_gemma: Path, t
     try:
         await asyncio.to_thread(running.wait, str, 600)
         engine = ReferenceEngine(str(small_gemma), str(small_gemma))
-        suites = load_suites(["awareness", "validation", "backdoor_awareness"], 2)
+        suites = load_suites(["awareness", "validation", "backdoor_awareness"], 4)
         encoded = [e for s in suites for e in encode_suite(s, PromptBuilder(engine.tokenizer)).items]
         async with ScoringClient(running.url) as client:
             await client.connect()

@@ -57,7 +57,7 @@ def claims(results: Mapping[str, Any]) -> Iterator[Claim]:
     if OURS in last:
         for scaled in (True, False):
             rates = [
-                rate for machine in results["machines"] for rate in _rates(machine["sweep_last"], scaled)
+                rate for own in results["machines"] for rate in _rates(own.get("sweep_last", {}), scaled)
             ]
             if rates:
                 what = "seeded parts" if scaled else "whole sweeps"

@@ -77,28 +77,22 @@ def gather(paths: Sequence[Path]) -> Material:
         InputError: a path holds nothing that a report can be made from.
 
     """
-    runs: list[Run] = []
-    documents: list[Document] = []
-    known: set[Path] = set()
+    places: dict[Path, Path] = {}
     for path in paths:
         found = _found(path)
         if not found:
             raise InputError(f"{path}: holds no finished run and no result file of an experiment.")
         for place in found:
-            if place.resolve() in known:
-                continue
-            known.add(place.resolve())
-            if place.is_dir():
-                runs.append(load_run(place))
-            else:
-                documents.append(_document(place))
+            places.setdefault(place.resolve(), place)
+    runs = tuple(load_run(place) for place in places.values() if place.is_dir())
+    documents = tuple(_document(place) for place in places.values() if not place.is_dir())
     directed = {
         cell["suite"]: cell["mean_abs_shift"] is None
         for run in runs
         for cell in run.results["cells"]
         if cell["subject"] != "base"
     }
-    return Material(tuple(runs), tuple(documents), directed)
+    return Material(runs, documents, directed)
 
 
 def _found(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Plan a grid before it starts: which trainings advance together, how much memory that takes, and about how long.
 
 Memory is counted from what autograd keeps (a frozen linear map keeps nothing of its input) and is meant as an
-upper bound; ``benchmarks/gpu_training.py`` prints it beside what was used.
+upper bound; ``benchmarks/gpu_training`` prints it beside what was used.
 """
 
 from __future__ import annotations
