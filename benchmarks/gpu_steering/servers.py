@@ -12,6 +12,7 @@ import time
 from typing import Final
 
 import httpx
+import psutil
 
 from benchmarks.gpu_steering.places import (
     CPU,
@@ -149,6 +150,13 @@ def healthy(kind: str) -> bool:
         return httpx.get(f"http://127.0.0.1:{PORTS[kind]}/health", timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def cpu_seconds(kind: str) -> float:
+    """Return the CPU time that a server's API process has used so far."""
+    pid = int((WORK / f"{kind}.pid").read_text())
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def _alive(kind: str) -> bool:

@@ -4,10 +4,11 @@
 transformers with hooks in batches of 40; the same with its KV cache reused (``last``); our in-process engine, fused
 and as it stands; a server with our plugin over HTTP, beside the same server unsteered; a plain server without reuse.
 Slow ones go through a seeded tenth of layers × strengths, alike at every layer, and are scaled. On the GPU host, with
-vLLM and the project on the path, two commands one right after the other::
+vLLM and the project on the path, one command right after the other (``rate`` needs none before it)::
 
     python3 -m benchmarks.gpu_sweep first     # checkpoint, everything in process; our engine before and after
     python3 -m benchmarks.gpu_sweep second    # a plain server and one with the plugin, in turn
+    python3 -m benchmarks.gpu_sweep rate      # whole steered sweeps over HTTP, each between two unsteered ones
 
 Checkpoint, vectors, servers and ``results.json`` are gpu_steering's (``STEER_WORK``, ``$OUT``); both servers fit
 80 GB with ``STEER_KV_BYTES=10737418240``. Every contender's scores are kept there and compared with the others' and

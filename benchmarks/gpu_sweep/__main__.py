@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks.gpu_steering.places import OUT, WORK
+from benchmarks.gpu_steering.places import CHECKPOINT_DONE, OUT, WORK
 
 SERVERS = ["plain", "plugin"]
 
@@ -36,6 +36,20 @@ def second(part: float, until: float) -> None:
         servers.stop(SERVERS)
 
 
+def rate(pairs: int) -> None:
+    """Measure whole sweeps with and without steering in turn; the server is left for a further such command."""
+    from benchmarks.gpu_steering import servers
+    from benchmarks.gpu_steering.prepare import checkpoint
+    from benchmarks.gpu_sweep import over_http, process
+
+    if not CHECKPOINT_DONE.exists():
+        process.reference(checkpoint(), 0.1)
+    if not servers.healthy("plugin"):
+        servers.start(["plugin"])
+        servers.wait(["plugin"], 400)
+    over_http.alternate(pairs)
+
+
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_sweep")
@@ -54,6 +68,10 @@ def main() -> None:
             default=seconds,
             help="no whole sweep of a slow one is begun after that many",
         )
+    rates = commands.add_parser("rate", help="a server's steered sweeps between unsteered ones")
+    rates.add_argument(
+        "--pairs", type=int, default=4, help="steered sweeps, some 95 s each with its neighbour"
+    )
     report = commands.add_parser("report", help="write and print the table: claim, figure, bound")
     report.add_argument(
         "results",
@@ -66,6 +84,8 @@ def main() -> None:
         from benchmarks.gpu_sweep.report import write_report
 
         print(write_report(args.results))
+    elif args.command == "rate":
+        rate(args.pairs)
     else:
         {"first": first, "second": second}[args.command](args.part, time.time() + args.seconds)
 

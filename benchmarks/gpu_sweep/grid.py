@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import time
 from typing import Any
 
 from benchmarks.gpu_steering.cases import random_prompt
@@ -51,6 +52,7 @@ def keep(
     scores: Scores,
     fixed: float = 0.0,
     memory: float = 0.0,
+    api: float = 0.0,
 ) -> None:
     """Record a measurement, scaled to the whole sweep, and hold its scores against everybody's.
 
@@ -62,6 +64,7 @@ def keep(
         scores: what came out; empty where nothing is to be compared.
         fixed: of these seconds, what the whole sweep needs but once.
         memory: peak bytes on the device; 0 where unknown.
+        api: CPU seconds of the server's API process; 0 where there is none.
 
     """
     whole = PROMPTS * len(cells())
@@ -72,6 +75,8 @@ def keep(
         "whole_seconds": fixed + (seconds - fixed) * whole / passes,
         "scaled": passes != whole,
         "peak_memory_bytes": memory,
+        "api_seconds": api,
+        "at": time.time(),
         "agreement": {},
     }
     said = ""
@@ -90,4 +95,5 @@ def keep(
     with changing() as results:
         results.setdefault(f"sweep_{selector}", {}).setdefault(name, []).append(line)
     mark = " (scaled)" if line["scaled"] else ""
+    mark += f", {api:.2f} s of the API process" if api else ""
     print(f"{selector} {name}: {line['whole_seconds']:.2f} s{mark}, {passes} passes{said}", flush=True)

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.gpu_steering.cases import random_prompt
 from benchmarks.gpu_steering.client import ask_all
 from benchmarks.gpu_steering.places import NAME
+from benchmarks.gpu_steering.servers import cpu_seconds
 from benchmarks.gpu_sweep.grid import LENGTH, PROMPTS, VECTOR, Cells, Scores, cells, keep, prompts, wanted
 
 IN_FLIGHT = 16
@@ -48,10 +49,18 @@ def ask(selector: str, name: str, grid: Cells) -> None:
         bodies = [_body(NAME, asked) for _ in grid]
     else:
         bodies = [_body(NAME, [random_prompt(rng, LENGTH) for _ in range(PROMPTS)]) for _ in grid]
-    began = time.perf_counter()
-    scores = _ask("plain" if name == PLAIN else "plugin", grid, bodies)
-    seconds = time.perf_counter() - began
-    keep(selector, name, len(scores), seconds, scores if name == OURS else {})
+    where = "plain" if name == PLAIN else "plugin"
+    used, began = cpu_seconds(where), time.perf_counter()
+    scores = _ask(where, grid, bodies)
+    seconds, used = time.perf_counter() - began, cpu_seconds(where) - used
+    keep(selector, name, len(scores), seconds, scores if name == OURS else {}, api=used)
+
+
+def alternate(pairs: int) -> None:
+    """Sweep ``last`` whole, unsteered and steered in turn, from one unsteered sweep to another."""
+    _ask("plugin", cells()[:4], [_body(NAME, prompts())] * 4)
+    for place in range(2 * pairs + 1):
+        ask("last", (UNSTEERED, OURS)[place % 2], cells())
 
 
 def measure(part: float, until: float) -> None:

@@ -138,6 +138,12 @@ class Process:
         return {(i, layer, alpha): value for i, value in enumerate((logits[:, 0] - logits[:, 1]).tolist())}
 
 
+def reference(model: Any, part: float) -> None:
+    """Let transformers with hooks say what a part of ``last`` is, for others to be held against."""
+    runner = Process(model)
+    runner.measure("last", "hooks", lambda grid: runner.hooks("last", grid), cells(part))
+
+
 def measure(model: Any, part: float, until: float) -> None:
     """Measure every contender in process, ours before and after the others; what takes longest comes last."""
     runner = Process(model)

@@ -86,17 +86,18 @@ def _pooled(results: Mapping[str, Any], selector: str) -> dict[str, list[dict[st
 
 
 def _rates(last: Mapping[str, Any], scaled: bool) -> Iterator[float]:
-    """Yield each steered run's rate beside the mean of the unsteered ones before and after it, if both ran.
+    """Yield each steered run's rate beside the mean of the unsteered ones just before and after it.
 
     A server gets faster or slower within minutes: runs of one kind taken together would compare times of day.
     """
-    ours, bare = (
-        [run["whole_seconds"] for run in last.get(name, []) if run["scaled"] == scaled]
-        for name in (OURS, UNSTEERED)
+    in_turn = sorted(
+        (run.get("at", place), name == OURS, run["whole_seconds"])
+        for name in (UNSTEERED, OURS)
+        for place, run in enumerate(run for run in last.get(name, []) if run["scaled"] == scaled)
     )
-    for place, seconds in enumerate(ours):
-        beside = bare[place : place + 2]
-        if beside:
+    for place, (_, steered, seconds) in enumerate(in_turn):
+        beside = [other for _, also, other in in_turn[max(place - 1, 0) : place + 2] if not also]
+        if steered and beside:
             yield statistics.fmean(beside) / float(seconds)
 
 
@@ -141,8 +142,11 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {claim.text} | {claim.figure:.3g} {claim.unit} | {sign} {claim.bound:.3g} | {verdict} |"
     yield "\nEach run, scaled to 46,080 passes where it is marked. Nats: the scores' standard deviation over passes,"
     yield "largest and median difference from transformers with hooks, and from the contender's own run before.\n"
-    yield "| contender | selector | seconds | passes/s | peak memory | spread | from hooks | from itself |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield (
+        "| contender | selector | seconds | passes/s | API process, CPU a pass | peak memory | spread | from hooks "
+        "| from itself |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     for selector in ("last", "all"):
         runs = _pooled(results, selector)
         for name in (name for name in WHAT if name in runs):
@@ -153,8 +157,10 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
             rate = statistics.median(run["whole_passes"] / run["whole_seconds"] for run in own)
             spread = f"{own[-1]['spread']:.2g}" if "spread" in own[-1] else "–"
             memory = max(run["peak_memory_bytes"] for run in own)
+            used = [run["api_seconds"] / run["passes"] for run in own if run.get("api_seconds")]
             yield (
                 f"| {WHAT[name]} | {selector} | {seconds} | {rate:,.0f} | "
+                f"{f'{statistics.median(used) * 1e6:.0f} µs' if used else '–'} | "
                 f"{f'{memory / 2**30:.1f} GiB' if memory else '–'} | {spread} | {_gaps(own, HOOKS)} | "
                 f"{_gaps(own, name)} |"
             )

@@ -35,12 +35,12 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Admitted:
-    """A request that may run: ``body`` is what vLLM gets, ``shown`` the model name that comes back."""
+    """A request that may run: ``shown`` is the model name that comes back."""
 
-    body: dict[str, Any]
+    changes: dict[str, Any]
+    """The fields that vLLM gets in place of those that came."""
     spec: ResolvedSpec
     shown: str | None
-    changed: bool
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ class Admission:
             raise RefusedError(f"{path} can't be steered. Valid: {', '.join(STEERED_PATHS)}.")
         if spec.terms:
             _check_body(body, spec)
-        changed = dict(body)
-        if model is not None:
-            changed["model"] = model
+        changes: dict[str, Any] = {}
+        shown = None
+        if model is not None and model != body["model"]:
+            changes["model"], shown = model, body["model"]
         if USER_ARG in xargs or spec.terms:
             rest = {k: v for k, v in xargs.items() if k != USER_ARG}
             if spec.terms and path in STEERED_PATHS:
                 rest[EXTRA_ARG] = meaning.wire
-            changed["vllm_xargs"] = rest or None
-        shown = body["model"] if model is not None and model != body.get("model") else None
-        return Admitted(changed, spec, shown, changed != body)
+            changes["vllm_xargs"] = rest or None
+        return Admitted(changes, spec, shown)
 
     def _meaning(self, name: object, asks: bool, argument: object) -> Meaning:
         if all(isinstance(part, str | None) and len(part or "") <= _SHORT for part in (name, argument)):

@@ -63,7 +63,14 @@ class Limits:
         _passed(self, spec, lookup, prompt_len, bos)
 
     def work_out_sizes(self, spec: ResolvedSpec, lookup: Lookup, prompt_len: int, bos: bool) -> None:
-        """Do what :meth:`check_sizes` says."""
+        """Do what :meth:`check_sizes` and :meth:`check_prompt` say."""
+        for term in spec.terms:
+            k = position_from_end(term.selector)
+            if k is not None and k > prompt_len:
+                raise SpecError(
+                    f"'{term.selector}' lies before the prompt, which has {prompt_len} tokens: valid are pos-1 "
+                    f"to pos-{prompt_len}."
+                )
         contents = {run.content for run in runs(spec, prompt_len, bos)}
         if len(contents) > self.classes:
             raise SpecError(
@@ -95,13 +102,6 @@ class Limits:
             SpecError: saying what the prompt has.
 
         """
-        for term in spec.terms:
-            k = position_from_end(term.selector)
-            if k is not None and k > len(prompt):
-                raise SpecError(
-                    f"'{term.selector}' lies before the prompt, which has {len(prompt)} tokens: valid are pos-1 "
-                    f"to pos-{len(prompt)}."
-                )
         self.check_sizes(spec, lookup, len(prompt), starts_with_bos(spec, prompt))
 
     def _check_strength(self, absolute: float, relative: float) -> None:

@@ -1,7 +1,8 @@
 """The door of the API server: every request that may ask for steering passes here, inside authentication.
 
 A pure ASGI layer: it reads the body, answers refusals itself before any stream opens, and hands the rest
-on with the names that vLLM knows. Plain requests go through as the bytes that they came as.
+on with the names that vLLM knows. Plain requests go through as the bytes that they came as, steered ones with
+what changes written behind: prompts are long, and this process is what limits a server's scoring.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class SteeringMiddleware:
     async def _run(
         self, scope: Message, receive: Receive, send: Send, raw: bytes, admitted: Admitted
     ) -> None:
-        if admitted.changed:
-            raw = json.dumps(admitted.body).encode()
+        if admitted.changes:
+            raw = with_changes(raw, admitted.changes)
             scope = {**scope, "headers": _with_length(scope["headers"], len(raw))}
         token = shown_model.set(admitted.shown)
         try:
@@ -125,6 +126,12 @@ def parse_body(raw: bytes) -> Any:
     except (ValueError, RecursionError) as e:
         reason = "it is nested too deeply" if isinstance(e, RecursionError) else str(e)[:120]
         raise RefusedError(f"The request's body is not readable JSON: {reason}.") from e
+
+
+def with_changes(raw: bytes, changes: dict[str, Any]) -> bytes:
+    """Return a JSON object with fields changed: of two with one name, Python's readers of JSON take the last."""
+    text = raw.decode(json.detect_encoding(raw), "surrogatepass").rstrip()
+    return f"{text[:-1]},{json.dumps(changes)[1:]}".encode("utf-8", "surrogatepass")
 
 
 def _replay(raw: bytes, receive: Receive) -> Receive:

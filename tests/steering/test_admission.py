@@ -76,7 +76,7 @@ def test_5000_malformed_specs(admission: Admission) -> None:
             found[kind, refused.value.status] += 1
             if i % 50 == 0 or kind == "huge_body":
                 admitted = admit(admission, plain(model=f"vec1@{i + 1}"))
-                (term,) = ResolvedSpec.from_json(admitted.body["vllm_xargs"][EXTRA_ARG]).terms
+                (term,) = ResolvedSpec.from_json(admitted.changes["vllm_xargs"][EXTRA_ARG]).terms
                 assert (term.addition.scale, term.selector) == (i + 1, "last")
                 answered += 1
         grown = tracemalloc.get_traced_memory()[0] - before
@@ -98,13 +98,13 @@ def test_names_become_base_or_lora_and_a_spec(admission: Admission) -> None:
     digest = admission.registry.vectors["vec1"].digest
     for name in ("vec1@0.5@all", f"vec1-{digest[:12]}@0.5@all"):
         admitted = admit(admission, plain(model=name))
-        assert admitted.body["model"] == "tiny"
+        assert admitted.changes["model"] == "tiny"
         assert admitted.shown == name
         assert admitted.spec.digests == {digest}
     both = admit(admission, plain(model="lora_a+vec1"))
-    assert both.body["model"] == "lora_a-0123456789ab"
+    assert both.changes["model"] == "lora_a-0123456789ab"
     assert both.spec.digests == {digest}
-    assert not admit(admission, plain()).changed
+    assert not admit(admission, plain()).changes
     assert not admit(admission, plain(model="vec1@0")).spec.terms
 
 
@@ -116,7 +116,7 @@ def test_raw_sampling_parameters_are_refused(admission: Admission) -> None:
         admission.admit("/v1/embeddings", {"model": "vec1", "input": "x"})
     assert not admission.admit(
         "/inference/v1/generate", {"sampling_params": {"extra_args": {"a": 1}}}
-    ).changed
+    ).changes
 
 
 @pytest.mark.parametrize("key", ["steering", "steering_resolved"])
@@ -146,6 +146,40 @@ async def test_the_door_reads_a_body_that_names_no_model(admission: Admission, k
     await SteeringMiddleware(app, lambda: admission)(scope, receive, send)
     assert sent[0]["status"] == 400
     assert "vllm_xargs" in json.loads(sent[1]["body"])["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b' {"model": "vec1", "prompt": [5, 6], "max_tokens": 1, "x": 1e400, "y": 12345678901234567890123} \r\n\t',
+        b'{"model": "tiny", "prompt": "\\ud800 {}", "mod\\u0065l": "vec1", "vllm_xargs": {"a": 1}}',
+        '{"model": "vec1", "prompt": "é}"}\n'.encode("utf-16"),
+        '{"model": "vec1", "prompt": "é\U0001f600"}'.encode("utf-8-sig"),
+    ],
+)
+async def test_a_steered_body_keeps_every_other_field(admission: Admission, raw: bytes) -> None:
+    """Whatever its spelling and encoding, vLLM reads what came but for what admission changed."""
+    came = json.loads(raw)
+    got: list[tuple[Any, bytes]] = []
+
+    async def app(scope: Any, receive: Any, _send: Any) -> None:
+        got.append((scope["headers"], (await receive())["body"]))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": raw}
+
+    async def send(_message: Any) -> None:
+        raise AssertionError("it was refused")
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    await SteeringMiddleware(app, lambda: admission)(scope, receive, send)
+    ((sent, body),) = got
+    assert dict(sent)[b"content-length"] == str(len(body)).encode()
+    read = json.loads(body)
+    (term,) = ResolvedSpec.from_json(read["vllm_xargs"].pop(EXTRA_ARG)).terms
+    assert term.addition.digest == admission.registry.vectors["vec1"].digest
+    assert read == {**came, "model": "tiny", "vllm_xargs": came.get("vllm_xargs", {})}
 
 
 async def test_a_body_beyond_the_limit_is_not_kept() -> None:
@@ -178,7 +212,7 @@ def engine_request(**changed: Any) -> Any:
 def test_the_guard_lets_through_what_admission_made(
     admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extra = admit(admission, plain(model="vec1@0.5")).body["vllm_xargs"]
+    extra = admit(admission, plain(model="vec1@0.5")).changes["vllm_xargs"]
     seen: list[Any] = []
     monkeypatch.setattr(admission_guard, "checks", [lambda spec, request: seen.append((spec, request))])
     request = engine_request()
@@ -203,7 +237,7 @@ def test_the_guard_lets_through_what_admission_made(
 def test_the_guard_refuses(
     admission: Admission, extra: dict[str, Any], changed: dict[str, Any], hint: str
 ) -> None:
-    made = admit(admission, plain(model="vec1")).body["vllm_xargs"]
+    made = admit(admission, plain(model="vec1")).changes["vllm_xargs"]
     with pytest.raises(ValueError, match=hint):
         admission_guard.guard(made | extra, engine_request(**changed))
 
