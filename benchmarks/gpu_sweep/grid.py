@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
-import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.gpu_steering.cases import random_prompt
@@ -53,6 +53,7 @@ def keep(
     fixed: float = 0.0,
     memory: float = 0.0,
     api: float = 0.0,
+    turns: Sequence[float] = (),
 ) -> None:
     """Record a measurement, scaled to the whole sweep, and hold its scores against everybody's.
 
@@ -65,6 +66,7 @@ def keep(
         fixed: of these seconds, what the whole sweep needs but once.
         memory: peak bytes on the device; 0 where unknown.
         api: CPU seconds of the server's API process; 0 where there is none.
+        turns: seconds of each turn, where it was measured by turns with another.
 
     """
     whole = PROMPTS * len(cells())
@@ -76,7 +78,7 @@ def keep(
         "scaled": passes != whole,
         "peak_memory_bytes": memory,
         "api_seconds": api,
-        "at": time.time(),
+        "turns": list(turns),
         "agreement": {},
     }
     said = ""

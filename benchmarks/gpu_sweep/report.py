@@ -17,6 +17,7 @@ FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
 RESULTS: Final = FOLDER / "gpu_sweep.json"
 IN_PROCESS: Final = "ours in process"
 HOOKS: Final = "hooks in process"
+KINDS: Final = ("whole sweeps by turns of 96 requests", "whole sweeps one after the other", "seeded parts")
 OF_TWO: Final = 0.674 * 2**0.5 / 2.45
 """A median turned into another, for normal differences: from the largest of 48 to that of two tokens."""
 WHAT: Final = {
@@ -56,15 +57,12 @@ def claims(results: Mapping[str, Any]) -> Iterator[Claim]:
             yield Claim(f"in-process, `{selector}`: the whole sweep", _seconds(runs[IN_PROCESS]), bound)
             yield from _agreement(f"in-process, `{selector}`", runs[IN_PROCESS])
     if OURS in last:
-        for scaled in (True, False):
-            rates = [
-                rate for own in results["machines"] for rate in _rates(own.get("sweep_last", {}), scaled)
-            ]
+        for kind in KINDS:
+            rates = [rate for own in results["machines"] for rate in _rates(own.get("sweep_last", {}), kind)]
             if rates:
-                what = "seeded parts" if scaled else "whole sweeps"
                 text = (
-                    f"over HTTP, `last`, {what}: rate beside the same server unsteered, median of "
-                    f"{', '.join(f'{rate:.2f}' for rate in rates)}; mean "
+                    f"over HTTP, `last`, {kind}: rate beside the same server unsteered, median of "
+                    f"{', '.join(f'{rate:.3f}' for rate in rates)}; mean "
                     f"{mean_interval([{'ratio': rate} for rate in rates])}"
                 )
                 yield Claim(text, statistics.median(rates), 0.97, True, "×")
@@ -85,19 +83,22 @@ def _pooled(results: Mapping[str, Any], selector: str) -> dict[str, list[dict[st
     return found
 
 
-def _rates(last: Mapping[str, Any], scaled: bool) -> Iterator[float]:
-    """Yield each steered run's rate beside the mean of the unsteered ones just before and after it.
+def _kind(run: Mapping[str, Any]) -> str:
+    return KINDS[0 if run.get("turns") else 2 if run["scaled"] else 1]
+
+
+def _rates(last: Mapping[str, Any], kind: str) -> Iterator[float]:
+    """Yield each steered run's rate: beside that by turns with it, else the mean of those before and after it.
 
     A server gets faster or slower within minutes: runs of one kind taken together would compare times of day.
     """
-    in_turn = sorted(
-        (run.get("at", place), name == OURS, run["whole_seconds"])
-        for name in (UNSTEERED, OURS)
-        for place, run in enumerate(run for run in last.get(name, []) if run["scaled"] == scaled)
+    ours, bare = (
+        [run["whole_seconds"] for run in last.get(name, []) if _kind(run) == kind]
+        for name in (OURS, UNSTEERED)
     )
-    for place, (_, steered, seconds) in enumerate(in_turn):
-        beside = [other for _, also, other in in_turn[max(place - 1, 0) : place + 2] if not also]
-        if steered and beside:
+    for place, seconds in enumerate(ours):
+        beside = bare[place : place + (1 if kind == KINDS[0] else 2)]
+        if beside:
             yield statistics.fmean(beside) / float(seconds)
 
 
