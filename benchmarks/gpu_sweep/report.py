@@ -185,13 +185,16 @@ def write_report(paths: list[Path]) -> str:
     plugins = ", ".join(f"`{server['plugin']}`" for server in servers)
     names = " and ".join(sorted({machine["machine"]["name"] for machine in machines}))
     versions = ", ".join(sorted({server["vllm"] for server in servers}))
+    whole = sum("sweep_all" in machine for machine in machines)
     text = (
         "# The sweep on a GPU\n\n"
-        f"{names}: {len(machines)} such machines, all contenders on each, the latest last; vLLM {versions}, plugin "
-        f"{plugins}; Gemma 3 12B's shape, random weights, bfloat16; 40 prompts of 96 tokens, 48 layers, 24 strengths: "
-        "46,080 passes. What is compared is the difference of two tokens' logits, from a float32 head everywhere. "
+        f"{names}: {len(machines)} such machines, all contenders on {whole} of them, the latest last; vLLM {versions}, "
+        f"plugin {plugins}; Gemma 3 12B's shape, random weights, bfloat16; 40 prompts of 96 tokens, 48 layers, 24 "
+        "strengths: 46,080 passes. What is compared is the difference of two tokens' logits, from a float32 head everywhere. "
         "Servers run side by side and are asked over HTTP, 40 prompts a request, 16 requests in flight. Written by "
-        f"`python -m benchmarks.gpu_sweep report` from `{RESULTS.name}`; a time or rate is the median of all runs.\n\n"
+        f"`python -m benchmarks.gpu_sweep report` from `{RESULTS.name}`; a time or rate is the median of all runs. "
+        "One server's unsteered sweeps differ by a tenth and more within minutes: by turns, a steered and an unsteered "
+        "one share that, which those one after the other don't.\n\n"
         f"{shown}\n"
     )
     RESULTS.with_suffix(".md").write_text(text, "utf-8")
