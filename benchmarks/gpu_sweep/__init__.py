@@ -8,7 +8,7 @@ vLLM and the project on the path, one command right after the other (``rate`` ne
 
     python3 -m benchmarks.gpu_sweep first     # checkpoint, everything in process; our engine before and after
     python3 -m benchmarks.gpu_sweep second    # a plain server and one with the plugin, in turn
-    python3 -m benchmarks.gpu_sweep rate      # whole steered sweeps over HTTP, each between two unsteered ones
+    python3 -m benchmarks.gpu_sweep rate      # whole sweeps over HTTP, by turns steered and not
 
 Checkpoint, vectors, servers and ``results.json`` are gpu_steering's (``STEER_WORK``, ``$OUT``); both servers fit
 80 GB with ``STEER_KV_BYTES=10737418240``. Every contender's scores are kept there and compared with the others' and

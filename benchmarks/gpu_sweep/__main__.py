@@ -37,7 +37,7 @@ def second(part: float, until: float) -> None:
 
 
 def rate(pairs: int) -> None:
-    """Measure whole sweeps with and without steering in turn; the server is left for a further such command."""
+    """Measure whole sweeps by turns steered and not; the server is left for a further such command."""
     from benchmarks.gpu_steering import servers
     from benchmarks.gpu_steering.prepare import checkpoint
     from benchmarks.gpu_sweep import over_http, process
@@ -68,10 +68,8 @@ def main() -> None:
             default=seconds,
             help="no whole sweep of a slow one is begun after that many",
         )
-    rates = commands.add_parser("rate", help="a server's steered sweeps between unsteered ones")
-    rates.add_argument(
-        "--pairs", type=int, default=4, help="steered sweeps, some 95 s each with its neighbour"
-    )
+    rates = commands.add_parser("rate", help="a server's sweeps, by turns steered and not")
+    rates.add_argument("--pairs", type=int, default=4, help="of whole sweeps, some 80 s each")
     report = commands.add_parser("report", help="write and print the table: claim, figure, bound")
     report.add_argument(
         "results",

@@ -17,7 +17,9 @@ FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
 RESULTS: Final = FOLDER / "gpu_sweep.json"
 IN_PROCESS: Final = "ours in process"
 HOOKS: Final = "hooks in process"
-KINDS: Final = ("whole sweeps by turns of 96 requests", "whole sweeps one after the other", "seeded parts")
+BY_TURNS: Final = "whole sweeps by turns of 96 requests"
+IN_A_ROW: Final = "whole sweeps one after the other"
+IN_PARTS: Final = "seeded parts"
 OF_TWO: Final = 0.674 * 2**0.5 / 2.45
 """A median turned into another, for normal differences: from the largest of 48 to that of two tokens."""
 WHAT: Final = {
@@ -57,7 +59,7 @@ def claims(results: Mapping[str, Any]) -> Iterator[Claim]:
             yield Claim(f"in-process, `{selector}`: the whole sweep", _seconds(runs[IN_PROCESS]), bound)
             yield from _agreement(f"in-process, `{selector}`", runs[IN_PROCESS])
     if OURS in last:
-        for kind in KINDS:
+        for kind in (BY_TURNS, IN_A_ROW, IN_PARTS):
             rates = [rate for own in results["machines"] for rate in _rates(own.get("sweep_last", {}), kind)]
             if rates:
                 text = (
@@ -84,7 +86,9 @@ def _pooled(results: Mapping[str, Any], selector: str) -> dict[str, list[dict[st
 
 
 def _kind(run: Mapping[str, Any]) -> str:
-    return KINDS[0 if run.get("turns") else 2 if run["scaled"] else 1]
+    if run.get("turns"):
+        return BY_TURNS
+    return IN_PARTS if run["scaled"] else IN_A_ROW
 
 
 def _rates(last: Mapping[str, Any], kind: str) -> Iterator[float]:
@@ -97,7 +101,7 @@ def _rates(last: Mapping[str, Any], kind: str) -> Iterator[float]:
         for name in (OURS, UNSTEERED)
     )
     for place, seconds in enumerate(ours):
-        beside = bare[place : place + (1 if kind == KINDS[0] else 2)]
+        beside = bare[place : place + (1 if kind == BY_TURNS else 2)]
         if beside:
             yield statistics.fmean(beside) / float(seconds)
 

@@ -2,7 +2,7 @@
 
 A pure ASGI layer: it reads the body, answers refusals itself before any stream opens, and hands the rest
 on with the names that vLLM knows. Plain requests go through as the bytes that they came as, steered ones with
-what changes written behind: prompts are long, and this process is what limits a server's scoring.
+what changes written behind, since a request's prompts can be long.
 """
 
 from __future__ import annotations
