@@ -202,7 +202,6 @@ def test_a_sweep_has_a_profile_and_a_grid_a_suite(tmp_path: Path) -> None:
     assert {row["layer"] for row in next(iter(data.values()))} == {0, 1, 2}
 
 
-@browser.needed
 def test_a_sweep_of_all_tokens_says_so(tmp_path: Path) -> None:
     swept = {**SWEEP, "grid": {**SWEEP["grid"], "selector": "all"}}
     page = section(tmp_path, "results.json", swept, "sweep")

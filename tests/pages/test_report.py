@@ -294,7 +294,6 @@ def test_a_backdoors_record_makes_its_section(tmp_path: Path) -> None:
     assert any("risky on 95% of 77 test questions" in t and "+91 points" in t for t in said)
 
 
-@browser.needed
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
 def test_it_is_quiet_and_asks_for_nothing(page: Page, width: int, dark: bool) -> None:
     with browser.page(page.path, width, dark) as driver:
@@ -305,7 +304,6 @@ def test_it_is_quiet_and_asks_for_nothing(page: Page, width: int, dark: bool) ->
         assert theme == ("dark" if dark else "light")
 
 
-@browser.needed
 def test_hover_filter_and_theme_work(page: Page) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
@@ -335,7 +333,6 @@ def test_hover_filter_and_theme_work(page: Page) -> None:
         assert browser.complaints(driver) == []
 
 
-@browser.needed
 def test_on_paper_nothing_is_cut_off(page: Page) -> None:
     with browser.page(page.path) as driver:
         whole = driver.execute_script("return document.documentElement.scrollWidth")
