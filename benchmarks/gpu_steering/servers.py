@@ -109,7 +109,7 @@ def stop(kinds: list[str]) -> None:
     """Stop servers that ``start`` started, each with the processes of its own session."""
     keep_logs(kinds)
     for kind in kinds:
-        pid = int((WORK / f"{kind}.pid").read_text())
+        pid = _pid(kind)
         try:
             os.killpg(pid, signal.SIGTERM)
             for _ in range(60):
@@ -154,19 +154,21 @@ def healthy(kind: str) -> bool:
 
 def cpu_seconds(kind: str) -> float:
     """Return the CPU time that a server's API process has used so far."""
-    pid = int((WORK / f"{kind}.pid").read_text())
-    times = psutil.Process(pid).cpu_times()
+    times = psutil.Process(_pid(kind)).cpu_times()
     return times.user + times.system
 
 
 def _alive(kind: str) -> bool:
     """Whether the process runs; one that ended is a zombie until its parent waits for it."""
-    pid = int((WORK / f"{kind}.pid").read_text())
     try:
-        done, _ = os.waitpid(pid, os.WNOHANG)
+        done, _ = os.waitpid(_pid(kind), os.WNOHANG)
     except ChildProcessError:
         return True
     return done == 0
+
+
+def _pid(kind: str) -> int:
+    return int((WORK / f"{kind}.pid").read_text())
 
 
 def _log(kind: str) -> str:

@@ -66,7 +66,7 @@ def keep(
         fixed: of these seconds, what the whole sweep needs but once.
         memory: peak bytes on the device; 0 where unknown.
         api: CPU seconds of the server's API process; 0 where there is none.
-        turns: seconds of each turn, where it was measured by turns with another.
+        turns: seconds of each turn over HTTP; several where it was measured by turns with another.
 
     """
     whole = PROMPTS * len(cells())

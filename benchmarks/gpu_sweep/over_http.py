@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.gpu_steering.cases import random_prompt
 from benchmarks.gpu_steering.client import ask_all
@@ -17,6 +17,14 @@ IN_FLIGHT = 16
 TURN = 96
 """Requests after which a pair of sweeps changes over."""
 UNSTEERED, OURS, PLAIN = "unsteered server, same prompts", "ours over HTTP", "plain vLLM, no reuse"
+
+
+class Turn(NamedTuple):
+    """What requests in a row gave, the seconds they took, and the CPU seconds of the API process."""
+
+    scores: Scores
+    seconds: float
+    api_seconds: float
 
 
 def _body(model: str, asked: list[list[int]]) -> dict[str, Any]:
@@ -41,8 +49,7 @@ def _ask(where: str, grid: Cells, bodies: list[dict[str, Any]]) -> Scores:
     return found
 
 
-def _sent(selector: str, name: str, grid: Cells) -> tuple[Scores, float, float]:
-    """Send a contender's requests; return scores, seconds, and the CPU seconds of the API process."""
+def _turn(selector: str, name: str, grid: Cells) -> Turn:
     asked, rng = prompts(), random.Random(time.time_ns())
     if name == OURS:
         fields = [f"@L{layer}.resid_post@{alpha:.3f}rel@{selector}" for layer, alpha in grid]
@@ -54,13 +61,20 @@ def _sent(selector: str, name: str, grid: Cells) -> tuple[Scores, float, float]:
     where = "plain" if name == PLAIN else "plugin"
     used, began = cpu_seconds(where), time.perf_counter()
     scores = _ask(where, grid, bodies)
-    return scores, time.perf_counter() - began, cpu_seconds(where) - used
+    return Turn(scores, time.perf_counter() - began, cpu_seconds(where) - used)
+
+
+def _keep(selector: str, name: str, turns: list[Turn]) -> None:
+    scores = {key: value for turn in turns for key, value in turn.scores.items()}
+    seconds = [turn.seconds for turn in turns]
+    api = sum(turn.api_seconds for turn in turns)
+    compared = scores if name == OURS else {}
+    keep(selector, name, len(scores), sum(seconds), compared, api=api, turns=seconds)
 
 
 def ask(selector: str, name: str, grid: Cells) -> None:
     """Send a contender's requests and keep what they took."""
-    scores, seconds, used = _sent(selector, name, grid)
-    keep(selector, name, len(scores), seconds, scores if name == OURS else {}, api=used)
+    _keep(selector, name, [_turn(selector, name, grid)])
 
 
 def alternate(pairs: int) -> None:
@@ -68,17 +82,14 @@ def alternate(pairs: int) -> None:
 
     The same server takes 39 to 45 s for the same unsteered sweep within minutes; turns of four seconds share that.
     """
-    _sent("last", UNSTEERED, cells()[:16])
+    _turn("last", UNSTEERED, cells()[:16])
     for _ in range(pairs):
-        turns: dict[str, list[tuple[Scores, float, float]]] = {UNSTEERED: [], OURS: []}
+        turns: dict[str, list[Turn]] = {UNSTEERED: [], OURS: []}
         for place, first in enumerate(range(0, len(cells()), TURN)):
             for name in (UNSTEERED, OURS) if place % 2 else (OURS, UNSTEERED):
-                turns[name].append(_sent("last", name, cells()[first : first + TURN]))
+                turns[name].append(_turn("last", name, cells()[first : first + TURN]))
         for name, made in turns.items():
-            scores = {key: value for own, _, _ in made for key, value in own.items()}
-            seconds, used = (sum(line[column] for line in made) for column in (1, 2))
-            own_scores = scores if name == OURS else {}
-            keep("last", name, len(scores), seconds, own_scores, api=used, turns=[line[1] for line in made])
+            _keep("last", name, made)
 
 
 def measure(part: float, until: float) -> None:

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from benchmarks.gpu_steering.report import RESULTS as STEERING
 from benchmarks.gpu_steering.report import mean_interval
-from benchmarks.gpu_sweep.over_http import OURS, PLAIN, UNSTEERED
+from benchmarks.gpu_sweep.over_http import OURS, PLAIN, TURN, UNSTEERED
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "benchmarks"
 RESULTS: Final = FOLDER / "gpu_sweep.json"
 IN_PROCESS: Final = "ours in process"
 HOOKS: Final = "hooks in process"
-BY_TURNS: Final = "whole sweeps by turns of 96 requests"
+BY_TURNS: Final = f"whole sweeps by turns of {TURN} requests"
 IN_A_ROW: Final = "whole sweeps one after the other"
 IN_PARTS: Final = "seeded parts"
 OF_TWO: Final = 0.674 * 2**0.5 / 2.45
@@ -86,7 +86,7 @@ def _pooled(results: Mapping[str, Any], selector: str) -> dict[str, list[dict[st
 
 
 def _kind(run: Mapping[str, Any]) -> str:
-    if run.get("turns"):
+    if len(run.get("turns", ())) > 1:
         return BY_TURNS
     return IN_PARTS if run["scaled"] else IN_A_ROW
 

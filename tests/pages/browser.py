@@ -49,10 +49,10 @@ def page(
 ) -> Iterator[Any]:
     """Open a file or an address; yield the driver once a script says that it is ready.
 
-    Skips the test that asks for it where there is no browser, unless page tests have to run.
+    Where there is no browser, the test that asks for it is skipped, or fails if page tests have to run.
     """
-    if (why := missing()) is not None and not required():
-        pytest.skip(f"page tests: {why}")
+    if (why := missing()) is not None:
+        (pytest.fail if required() else pytest.skip)(f"page tests: {why}")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
