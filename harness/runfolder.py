@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import secrets
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -65,9 +66,15 @@ def make_folder(place: Path, folder: Path | None = None) -> Path:
     return folder
 
 
+def shell_word(path: Path | str) -> str:
+    """Return a path as one word of a shell; with a slash, so that no command takes it for a name."""
+    text = str(path)
+    return shlex.quote(text if "/" in text else f"./{text}")
+
+
 def way_on(folder: Path, config: RunConfig) -> str:
     """Return the command that goes on with a run."""
-    place = folder.name if folder.parent == runs_dir() else str(folder)
+    place = folder.name if folder.parent == runs_dir() else shell_word(folder)
     key = " --api-key ..." if config.api_key else ""
     return f"harness run --resume {place}{key}"
 

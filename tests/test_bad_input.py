@@ -6,14 +6,18 @@ Single files are in test_adapters, test_evalset and test_mutations; servers in t
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.config import RunConfig
 from harness.journal import encode_line
+from harness.paths import runs_dir
 from harness.results import SCHEMA_VERSION
+from harness.runfolder import find_run, shell_word, way_on
 from tests.conftest import call_cli, run_cli
 
 
@@ -155,6 +159,20 @@ def test_a_run_to_go_on_with_that_is_not_there(stopped: Path) -> None:
     assert f"Did you mean {stopped.name}?" in refused("run", "--resume", "20260101-000000-abce", *runs)
     for resume in (["--resume", "last"], ["--resume"]):
         assert "Unknown run 'last'" in refused("run", *resume, "--output-dir", str(stopped / "none"))
+
+
+def test_a_way_on_is_found_again(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's folder below the working directory, or one with a space in its path, is a path and one word."""
+    monkeypatch.chdir(stopped.parent)
+    shutil.copytree(stopped, "my runs/it's")
+    for folder in (Path(stopped.name), Path("my runs/it's"), stopped):
+        command = way_on(folder, RunConfig(suite=["awareness"]))
+        *_, word = shlex.split(command)
+        assert find_run(word, None) == folder
+    assert shell_word("./mine") == "./mine"
+    assert way_on(runs_dir() / "20260101-000000-abcd", RunConfig(suite=["awareness"])).endswith(
+        " 20260101-000000-abcd"
+    )
 
 
 def test_a_wrong_api_key(tmp_path: Path) -> None:
