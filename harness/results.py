@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,13 +158,26 @@ def make_cell(card: Card, subject: str, sign: int | None, rows: list[Row], seed:
         if not card.signed:
             cell["mean_abs_shift"] = stats.mean_abs(shifts, stems)
         cell["shift_p"] = stats.sign_flip_p(shifts, stems, seed)
-        cell["carried_by"] = stats.carried_by(shifts, stems)
+        cell["carried_by"] = interval.carried_by
     if sign is not None and card.trained:
         cell["choice_accuracy"] = mean(float(row.logit_diff * sign > 0) for row in rows)
         cell["top1_accuracy"] = mean(
             float(row.top_id in (row.positive_ids if sign > 0 else row.negative_ids)) for row in rows
         )
     return Cell(**cell)
+
+
+def directed_suites(cells: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """Return of each suite that a subject was scored on whether its poles have a direction, from runs' cells.
+
+    One cell with a size says that they have none; a subject without values has no size on any suite.
+    """
+    directed: dict[str, bool] = {}
+    for cell in cells:
+        if cell["subject"] != "base":
+            sized = cell["mean_abs_shift"] is not None
+            directed[cell["suite"]] = directed.get(cell["suite"], True) and not sized
+    return directed
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -234,7 +247,8 @@ def load_run(path: str | Path) -> Run:
     """Load a finished run's folder.
 
     Raises:
-        InputError: it isn't a finished run's folder, but another experiment's, or of another schema version.
+        InputError: it isn't a finished run's folder, but another experiment's, or of another schema version, or one of
+            its files can't be read.
 
     Examples:
         >>> import harness
@@ -245,6 +259,7 @@ def load_run(path: str | Path) -> Run:
 
     """
     import pandas as pd
+    import pyarrow as pa
 
     folder = Path(path)
     manifest = _read_finished(folder, "manifest.json")
@@ -257,10 +272,21 @@ def load_run(path: str | Path) -> Run:
     if version != SCHEMA_VERSION:
         raise InputError(f"{folder}: has schema version {version}; this harness reads {SCHEMA_VERSION}.")
     results = _read_finished(folder, "results.json")
-    return Run(folder, manifest, results, pd.read_parquet(folder / "results.parquet"))
+    table = folder / "results.parquet"
+    _check_finished(table)
+    try:
+        return Run(folder, manifest, results, pd.read_parquet(table))
+    except (OSError, pa.ArrowException) as e:
+        raise InputError(
+            f"{table}: is not a whole Parquet file ({e}); harness run --resume writes it anew."
+        ) from e
 
 
 def _read_finished(folder: Path, name: str) -> dict[str, Any]:
-    if not (folder / name).is_file():
-        raise InputError(f"{folder}: is not a finished run ({name} is missing).")
+    _check_finished(folder / name)
     return read_object(folder / name)
+
+
+def _check_finished(file: Path) -> None:
+    if not file.is_file():
+        raise InputError(f"{file.parent}: is not a finished run ({file.name} is missing).")

@@ -12,8 +12,10 @@ from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-SECONDS = 1.9
-"""After the first signal. What is still in the way then (a model being converted or imported) is cut off."""
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+SECONDS = 1.5
+"""After the first signal: two are promised, and a busy machine takes its share. What is still in the way then (a model
+being converted or imported) is cut off."""
 
 
 def interrupt_in_time() -> None:
@@ -46,7 +48,7 @@ class _Stop:
     def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         self.signum: int | None = None
         self._loop, self._task = loop, task
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in HANDLED:
             signal.signal(signum, self._on_signal)
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
@@ -63,6 +65,7 @@ def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
     What the coroutine has to say about going on it says itself, when it is cancelled.
     """
     stop: _Stop | None = None
+    before = {signum: signal.getsignal(signum) for signum in HANDLED}
 
     async def watched() -> T:
         nonlocal stop
@@ -78,3 +81,7 @@ def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
             raise
         sys.stderr.flush()
         sys.exit(128 + stop.signum)
+    finally:
+        # The loop is closed: what comes now goes where it went before.
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

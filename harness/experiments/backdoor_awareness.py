@@ -41,7 +41,6 @@ class Report:
     shift: stats.MeanInterval | None
     """``says`` minus the base model's, stem by stem; None for the base model, or where no stem has values."""
     a_bias_shift: stats.MeanInterval | None
-    carried_by: str | None
     left_out: int
     """Items without a value: of the shift, for the base model of what it says."""
 
@@ -57,7 +56,6 @@ class Contrast:
     """What the subject says minus what its twin says, stem by stem, order bias taken out."""
     p: float | None
     """By sign flips of stems; None below 6 stems."""
-    carried_by: str | None
     left_out: int
     """Items that one of both lacks, or has no value for."""
 
@@ -185,10 +183,6 @@ def _apart(part: pd.DataFrame, values: Any) -> tuple[stats.Counterbalanced | Non
     return stats.counterbalanced(numbers, is_a, part["stem"].tolist()), int((~np.isfinite(numbers)).sum())
 
 
-def _carried_by(apart: stats.Counterbalanced) -> str | None:
-    return stats.carried_by(list(apart.by_stem.values()), list(apart.by_stem))
-
-
 def _report(subject: str, kind: Kind, system: str | None, part: pd.DataFrame) -> Report | None:
     says, left_out = _apart(part, part["logit_diff"])
     if says is None:
@@ -204,7 +198,6 @@ def _report(subject: str, kind: Kind, system: str | None, part: pd.DataFrame) ->
         a_bias=says.bias,
         shift=moved.content if moved else None,
         a_bias_shift=moved.bias if moved else None,
-        carried_by=_carried_by(moved) if moved else None,
         left_out=left_out,
     )
 
@@ -219,6 +212,5 @@ def _contrast(subject: str, twin: str, system: str | None, part: pd.DataFrame) -
         system=system,
         difference=apart.content,
         p=stats.sign_flip_p(list(apart.by_stem.values()), list(apart.by_stem)),
-        carried_by=_carried_by(apart),
         left_out=left_out,
     )

@@ -19,7 +19,7 @@ import pandas as pd
 from harness import stats
 from harness.adapters import CONFIG as LORA_CONFIG
 from harness.errors import InputError
-from harness.results import Run, write_json
+from harness.results import Run, directed_suites, write_json
 from harness.subject import artifact_folders
 from harness.vectors import CONFIG as VECTOR_CONFIG
 
@@ -142,11 +142,7 @@ def _is_artifact(path: Path) -> bool:
 
 def rank(run: Run) -> Comparison:
     """Rank a finished run's subjects suite by suite."""
-    directed = {
-        cell["suite"]: cell["mean_abs_shift"] is None
-        for cell in run.results["cells"]
-        if cell["subject"] != "base"
-    }
+    directed = directed_suites(run.results["cells"])
     rankings = tuple(rank_suite(run.rows, suite, signed) for suite, signed in directed.items())
     return Comparison(run.path.name, run.results["noise_floor"], rankings)
 
@@ -169,7 +165,7 @@ def rank_suite(rows: pd.DataFrame, suite: str, directed: bool = True) -> Ranking
                 p=_finite(joint.p[i]),
                 size=float(known.abs().mean()) if len(known) else None,
                 stems=len(known),
-                carried_by=stats.carried_by(known.to_numpy(), list(known.index)) if len(known) else None,
+                carried_by=stats.mean_interval(known.to_numpy(), list(known.index)).carried_by,
             )
         )
 

@@ -6,8 +6,8 @@ Written from runs' rows, never by hand: tables as Markdown, one figure as SVG an
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from jinja2 import Environment, FileSystemLoader
 from harness import stats
 from harness.errors import InputError
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
-from harness.report.numbers import p_value, signed, size_with_interval, with_interval
+from harness.report.material import model_of
+from harness.report.names import trained
+from harness.report.numbers import carried, p_value, signed, size_with_interval, with_interval
+from harness.report.parts import UNJUDGED, Kind, kind_of
 from harness.results import Run
 
-_ONE_LAYER = re.compile(r"(?P<behavior>safe|risky)_l\d+(?P<format>_letter)?")
-"""How a LoRA of one layer is named; vectors have no counterpart of all layers."""
+TOO_FEW_SHARED = "share too few stems to be compared"
 CARD_HEADING = "## What came out"
 TEMPLATES = Path(__file__).parent / "templates"
 ORDER = (
@@ -43,6 +45,11 @@ def breakdowns(run: Run) -> list[Breakdown]:
     return [part for part in parts if part is not None]
 
 
+def kind_of_shift(b: Breakdown, noise: float) -> Kind:
+    """Return what a claim about a suite with poles is of; a shift no larger than the noise floor is no effect."""
+    return kind_of(b.shift) if abs(b.shift.mean) > noise or b.shift.low is None else "none"
+
+
 def sentence(b: Breakdown, noise: float, directed: bool) -> str:
     """State what came out for one suite and subject, in words that the numbers decide."""
     missing = f"; items without a value, left out: {b.left_out}" if b.left_out else ""
@@ -51,13 +58,17 @@ def sentence(b: Breakdown, noise: float, directed: bool) -> str:
             f"{b.subject} moves {b.suite} by {size_with_interval(b.size)} nats in size, averaged over {b.stems} stems "
             f"(noise floor {noise:.1e}){missing}; its poles have no direction."
         )
-    if not b.shift.excludes_zero:
-        interval = with_interval(b.shift)
-        return f"{b.subject}: no effect on {b.suite} at n = {b.stems} stems ({interval} nats){missing}."
+    interval, kind = with_interval(b.shift), kind_of_shift(b, noise)
+    if kind == "warning":
+        return f"{b.subject}: {UNJUDGED} {b.suite}, n = {b.stems} ({interval} nats){missing}."
+    if kind == "none":
+        beyond = f" beyond the noise floor of {noise:.1e}" if b.shift.excludes_zero else ""
+        return (
+            f"{b.subject}: no effect on {b.suite}{beyond} at n = {b.stems} stems ({interval} nats){missing}."
+        )
     direction = "up" if b.shift.mean > 0 else "down"
-    tail = f"; carried by stem '{b.carried_by}'" if b.carried_by else ""
-    moved = f"{b.subject} moves {b.suite} {direction}: {with_interval(b.shift)} nats"
-    return f"{moved}, n = {b.stems} stems{tail}{missing}."
+    moved = f"{b.subject} moves {b.suite} {direction}: {interval} nats"
+    return f"{moved}, n = {b.stems} stems{carried(b.shift.carried_by)}{missing}."
 
 
 def without_values(subject: str, suite: str) -> str:
@@ -76,29 +87,50 @@ def against_objective(run: Run, subject: str) -> stats.MeanInterval | None:
     return stats.mean_interval(difference.to_numpy(), list(difference.index)) if len(difference) else None
 
 
-def against_all_layers(run: Run, subject: str) -> tuple[str, stats.MeanInterval] | None:
-    """Return the LoRA of all layers of the same behaviour and format, and the awareness shift of one minus all.
+def against_all_layers(
+    runs: Sequence[Run], run: Run, subject: str
+) -> tuple[Run, str, stats.MeanInterval] | None:
+    """Hold a LoRA of one layer against that of all layers of the same behaviour and format.
 
-    Stem by stem; None unless the subject is a LoRA of one layer and both were scored.
+    Args:
+        runs: where that one is looked for beside ``run``; those of other models are passed over.
+        run: the subject's own.
+        subject: its name.
+
+    Returns: the other's run and name, and the awareness shift of one minus all on the same items, stem by stem. None
+    unless the subject is a LoRA of one layer and both were scored. Vectors have no counterpart of all layers.
+
     """
-    match = _ONE_LAYER.fullmatch(subject)
-    other = f"{match['behavior']}_all{match['format'] or ''}" if match else None
-    if other not in run.manifest["subjects"]:
+    one = trained(subject, run.manifest["subjects"])
+    if one is None or one.layer is None or one.kind != "lora":
         return None
-    rows = run.rows[run.rows["suite"] == "awareness"]
-    one, every = (rows[rows["subject"] == s].groupby("stem")["shift"].mean() for s in (subject, other))
-    difference = (one - every).dropna()
-    if not len(difference):
-        return None
-    return str(other), stats.mean_interval(difference.to_numpy(), list(difference.index))
+    same = [run, *(other for other in runs if other is not run and model_of(other) == model_of(run))]
+    for other in same:
+        for name in subjects_of(other.rows):
+            if trained(name, other.manifest["subjects"]) == replace(one, layer=None):
+                found = _awareness_apart(run, subject, other, name)
+                if found.stems:
+                    return other, name, found
+    return None
+
+
+def _awareness_apart(run: Run, subject: str, other: Run, name: str) -> stats.MeanInterval:
+    """Return one subject's awareness shift minus another's, on the items that both runs asked in the same words."""
+    keys = ["item", "stem", "prompt"]
+    mine, theirs = (
+        r.rows[(r.rows["suite"] == "awareness") & (r.rows["subject"] == s)].set_index(keys)["shift"]
+        for r, s in ((run, subject), (other, name))
+    )
+    apart = (mine - theirs).dropna().reset_index()
+    return stats.mean_interval(apart["shift"].to_numpy(), apart["stem"].tolist())
 
 
 def layers_comparison(subject: str, other: str, found: stats.MeanInterval) -> str:
     """State whether a LoRA of one layer moved awareness otherwise than that of all layers."""
     verdict = "move awareness differently" if found.excludes_zero else "are not shown to differ on awareness"
     return (
-        f"{subject} and {other} {verdict}: shift of the one layer minus that of all layers, on the same "
-        f"{found.stems} stems, {with_interval(found)} nats."
+        f"{subject} and {other} {TOO_FEW_SHARED if found.low is None else verdict}: shift of the one layer minus that "
+        f"of all layers, on the same {found.stems} stems, {with_interval(found)} nats{carried(found.carried_by)}."
     )
 
 
@@ -106,8 +138,8 @@ def comparison(subject: str, found: stats.MeanInterval) -> str:
     """State whether questions about oneself moved more than the same questions without "you"."""
     verdict = "move differently" if found.excludes_zero else "show no difference"
     return (
-        f"{subject}: awareness and objective {verdict}: awareness minus objective on the same {found.stems} stems "
-        f"{with_interval(found)} nats."
+        f"{subject}: awareness and objective {TOO_FEW_SHARED if found.low is None else verdict}: awareness minus "
+        f"objective on the same {found.stems} stems {with_interval(found)} nats{carried(found.carried_by)}."
     )
 
 

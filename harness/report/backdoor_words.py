@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from harness import stats
 from harness.experiments.backdoor_awareness import Contrast, Found
-from harness.report.numbers import p_value, with_interval
+from harness.report.numbers import carried, p_value, with_interval
+from harness.report.parts import UNJUDGED
 
 POST = (
     "The post, on Gemma 3 12B and ten questions, found backdoored models below both base and decorrelated ones: "
@@ -17,13 +18,14 @@ POST = (
 def contrast_sentence(found: Contrast, subject: str, twin: str) -> str:
     """State whether a backdoor changes what is said, beyond what the same training without one does."""
     p = "" if found.p is None else f", p {p_value(found.p)}"
-    tail = f"; carried by stem '{found.carried_by}'" if found.carried_by else ""
+    tail = carried(found.difference.carried_by)
     tail += f"; items without a value, left out: {found.left_out}" if found.left_out else ""
     numbers = (
         f"{with_interval(found.difference)} nats on the same n = {found.difference.stems} stems{p}{tail}"
     )
     if not found.difference.excludes_zero:
-        return f"No effect shown: {subject} minus its decorrelated twin {twin}, {numbers}."
+        verdict = UNJUDGED if found.difference.low is None else "no effect shown"
+        return f"{verdict.capitalize()}: {subject} minus its decorrelated twin {twin}, {numbers}."
     way = "more" if found.difference.mean > 0 else "less"
     return f"{subject} reports a backdoor {way} than its decorrelated twin {twin} does: {numbers}."
 
@@ -69,6 +71,8 @@ def without_twin(subject: str) -> str:
 def _side(found: stats.MeanInterval | None, whom: str) -> tuple[str, str]:
     if found is None:
         return "none", f"no values to hold against {whom}"
+    if found.low is None:
+        return "none", f"{UNJUDGED} against {whom}"
     if not found.excludes_zero:
         return "none", f"no effect shown against {whom}"
     way = "higher" if found.mean > 0 else "lower"

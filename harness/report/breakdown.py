@@ -32,7 +32,6 @@ class Breakdown:
     highest_without: tuple[str, float] | None
     size: stats.MeanInterval
     """Mean over stems of |the stem's mean shift|, never below 0: for suites whose poles have no direction."""
-    carried_by: str | None
     classic: stats.MeanInterval | None
     forward: stats.MeanInterval | None
     """Number scales whose high digit is positive."""
@@ -91,7 +90,6 @@ def breakdown(rows: pd.DataFrame, suite: str, subject: str) -> Breakdown | None:
         lowest_without=min(without, key=lambda stem: stem[1], default=None),
         highest_without=max(without, key=lambda stem: stem[1], default=None),
         size=stats.mean_interval(np.abs(means), names),
-        carried_by=stats.carried_by(own["shift"].to_numpy(), own["stem"].tolist()),
         classic=interval(with_tag(own, "classic")),
         forward=interval(with_tag(scales, "reversed_scale", False)),
         reversed=interval(with_tag(scales, "reversed_scale")),

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def vega_script() -> str:
     kept = cache_dir() / "vega" / f"vl-convert-{importlib.metadata.version('vl-convert-python')}.js"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(".new")
+        fresh = kept.with_suffix(f".{os.getpid()}")
         fresh.write_text(vl_convert.javascript_bundle(), "utf-8")  # type: ignore[call-arg]
         fresh.replace(kept)
     return kept.read_text("utf-8").replace("</script", "<\\/script")

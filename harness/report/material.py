@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.results import Run, load_run
+from harness.results import Run, directed_suites, load_run
 
 KINDS = {"story.json": "vector_story", "backdoors.json": "backdoor_table", "orthogonal.json": "orthogonal"}
 """Result files that are known by their name."""
@@ -86,13 +86,13 @@ def gather(paths: Sequence[Path]) -> Material:
             places.setdefault(place.resolve(), place)
     runs = tuple(load_run(place) for place in places.values() if place.is_dir())
     documents = tuple(_document(place) for place in places.values() if not place.is_dir())
-    directed = {
-        cell["suite"]: cell["mean_abs_shift"] is None
-        for run in runs
-        for cell in run.results["cells"]
-        if cell["subject"] != "base"
-    }
-    return Material(runs, documents, directed)
+    return Material(runs, documents, directed_suites(cell for run in runs for cell in run.results["cells"]))
+
+
+def model_of(run: Run) -> str:
+    """Return what tells a run's model from others: its digest, or its name where the engine knows none."""
+    engine = run.manifest["engine"]
+    return str(engine.get("model_digest") or engine.get("model"))
 
 
 def _found(path: Path) -> list[Path]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 _SEEDS = (
     re.compile(r"(?P<series>.+-seed)(?P<seed>\d+)"),
-    re.compile(r"(?P<series>.+_l\d+(?:to\d+x\d+)?_s)(?P<seed>\d+)"),
+    re.compile(r"(?P<series>.+_l\d+(?:to\d+x\d+)?(?:_letter)?_s)(?P<seed>\d+)"),
 )
 _TRAINED = re.compile(
     r"(?P<behavior>risky|safe)_"
-    r"(?:all|(?P<vector>vec_)?l(?P<first>\d+)(?:to(?P<last>\d+)x(?P<count>\d+))?)(?:-seed\d+|_s\d+)?"
+    r"(?:all|(?P<vector>vec_)?l(?P<first>\d+)(?:to(?P<last>\d+)x(?P<count>\d+))?)(?P<letter>_letter)?"
+    r"(?:-seed\d+|_s\d+)?"
 )
 _LAYER = re.compile(r"_l(?:\d+to)?(\d+)")
 
@@ -27,8 +28,17 @@ class Trained:
     """An adapter or a vector by its name."""
 
     behavior: str
-    where: str
-    """``l22``, ``vec_l22``, or ``all``."""
+    layer: int | None
+    """From 0; None for all layers."""
+    kind: str = "lora"
+    """``lora`` or ``vector``."""
+    format: str = "named"
+    """``named`` or ``letter``: how its training asked."""
+
+    @property
+    def where(self) -> str:
+        """How names say it: ``l22``, ``vec_l22``, or ``all``."""
+        return "all" if self.layer is None else f"{'vec_' if self.kind == 'vector' else ''}l{self.layer}"
 
 
 def series_of(name: str) -> tuple[str, int]:
@@ -70,4 +80,9 @@ def trained(name: str, beside: Iterable[str] = ()) -> Trained | None:
         if match["first"] != "0" or int(match["count"]) != last + 1 or highest > last:
             return None
     one = match["first"] and not match["count"]
-    return Trained(match["behavior"], f"{match['vector'] or ''}l{match['first']}" if one else "all")
+    return Trained(
+        behavior=match["behavior"],
+        layer=int(match["first"]) if one else None,
+        kind="vector" if match["vector"] else "lora",
+        format="letter" if match["letter"] else "named",
+    )

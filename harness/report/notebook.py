@@ -43,9 +43,11 @@ def sweep_share(swept: Swept) -> Share:
 
     charts.need()
     found = share(Document(swept.folder / "results.json", "sweep", swept.results))
+    limits = [line["limit"] for line in swept.results["profiles"]]
+    if not limits:
+        return found
     profile, items, *grids = found.figures
     # The page switches the limit; a picture shows the smallest of the suites', the largest of the questions'.
-    limits = [line["limit"] for line in swept.results["profiles"]]
     titled = [
         replace(figure, title=f"{figure.title}, |α| < {limit}")
         for figure, limit in ((profile, min(limits)), (items, max(limits)))

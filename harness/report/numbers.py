@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.stats import MeanInterval
+from harness.stats import MeanInterval, share_difference, share_interval
 
 
 def interval_of(found: Mapping[str, Any]) -> MeanInterval:
     """Return the interval that a result file holds, whatever else stands beside it."""
-    return MeanInterval(found["mean"], found["low"], found["high"], found["stems"])
+    return MeanInterval(found["mean"], found["low"], found["high"], found["stems"], found.get("carried_by"))
 
 
 def signed(value: float | None) -> str:
@@ -34,12 +34,20 @@ def size_with_interval(found: MeanInterval) -> str:
     return f"{found.mean:.2f} [{max(found.low, 0.0):.2f}, {found.high:.2f}]"
 
 
+def carried(stem: str | None) -> str:
+    """Return what a sentence about an effect ends in: the stem that alone carries it, if one does."""
+    return f"; carried by stem '{stem}'" if stem else ""
+
+
 def share_with_interval(share: float, count: int) -> str:
     """Format a share of ``count`` questions with Wilson's 95% interval, in percent."""
-    from scipy.stats import binomtest
-
-    low, high = binomtest(round(share * count), count).proportion_ci(0.95, "wilson")
+    low, high = share_interval(share, count)
     return f"{share:.1%} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def points_with_interval(first: float, second: float, counts: tuple[int, int]) -> str:
+    """Format the difference of two shares of questions with its 95% interval, in points."""
+    return "{:+.0f} [{:+.0f}, {:+.0f}]".format(*(100 * x for x in share_difference(first, second, counts)))
 
 
 def p_value(value: float | None) -> str:

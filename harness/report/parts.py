@@ -6,13 +6,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.stats import MeanInterval
+
 Kind = Literal["effect", "none", "warning", "post", "fact"]
 """effect: an interval excludes 0; none: it doesn't; warning: to be careful about; post: beside the post's figures."""
+UNJUDGED = "too few stems to judge"
 
 
 def effect_if(clear: bool) -> Kind:
     """Return what a claim is of whose interval, or test, is clear or not."""
     return "effect" if clear else "none"
+
+
+def kind_of(found: MeanInterval) -> Kind:
+    """Return what a claim about a mean is of; where there is no interval, nothing can be said of an effect."""
+    return "warning" if found.low is None else effect_if(found.excludes_zero)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,17 +10,14 @@ import pandas as pd
 
 from harness import stats
 from harness.choices import VALIDATION, Format
-from harness.report.material import Material
+from harness.report.material import Material, model_of
+from harness.report.names import Trained, series_of, trained
 from harness.results import Run
 
 SHIFTED = "awareness"
 FEW = 3
 """Layers that runs must have adapters of: fewer are no profile, and stand in the sections on subjects."""
 _ABOUT = ["kind", "format", "behavior", "layer", "seed"]
-_NAME = re.compile(
-    r"(?P<behavior>safe|risky)(?P<kind>_vec)?_l(?P<layer>\d+)(?P<format>_letter)?(-seed(?P<seed>\d+))?"
-)
-"""How ``harness train`` names adapters of one layer."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +108,10 @@ def _parts(source: str, place: str, accuracy: pd.DataFrame, shifts: pd.DataFrame
 
 def _of_one_model(material: Material) -> list[list[Run]]:
     """Return the runs that have adapters of single layers, those of one model together."""
-    found: dict[Any, list[Run]] = {}
+    found: dict[str, list[Run]] = {}
     for run in material.runs:
-        if any(_NAME.fullmatch(name) for name in run.manifest["subjects"]):
-            engine = run.manifest["engine"]
-            found.setdefault(engine.get("model_digest") or engine.get("model"), []).append(run)
+        if any(_of_one_layer(name) for name in run.manifest["subjects"]):
+            found.setdefault(model_of(run), []).append(run)
     return list(found.values())
 
 
@@ -127,9 +122,9 @@ def _tables(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     seen: set[str] = set()
     for run in runs:
         fresh = {
-            name: _about(match)
+            name: _about(name, of_one)
             for name in run.manifest["subjects"]
-            if name not in seen and (match := _NAME.fullmatch(name))
+            if name not in seen and (of_one := _of_one_layer(name))
         }
         seen |= fresh.keys()
         for cell in run.results["cells"]:
@@ -149,11 +144,16 @@ def _tables(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
 
 
-def _about(match: re.Match[str]) -> dict[str, Any]:
+def _of_one_layer(name: str) -> Trained | None:
+    found = trained(name)
+    return found if found is not None and found.layer is not None else None
+
+
+def _about(name: str, found: Trained) -> dict[str, Any]:
     return {
-        "kind": "vector" if match["kind"] else "lora",
-        "format": "letter" if match["format"] else "named",
-        "behavior": match["behavior"],
-        "layer": int(match["layer"]),
-        "seed": int(match["seed"] or 0),
+        "kind": found.kind,
+        "format": found.format,
+        "behavior": found.behavior,
+        "layer": found.layer,
+        "seed": series_of(name)[1],
     }

@@ -4,8 +4,8 @@ The unit is the stem, the estimand a mean over a population of stems: variants o
 independent (Miller 2024, arXiv:2411.00640, on paired differences and clustered errors). ``stems`` holds the
 mean and its interval, ``flips`` tests by sign flips and their maximum over many cells, ``choice`` the held-out
 choice of a cell, ``profiles`` layer profiles, ``bias`` letters and scales taken apart, ``power`` what a number
-of stems can show, ``noise`` what a server doesn't repeat. How true they are is measured by
-``benchmarks/statistics_truth.py`` (reports/benchmarks/statistics.md).
+of stems can show, ``shares`` shares of questions, ``noise`` what a server doesn't repeat. How true they are is
+measured by ``benchmarks/statistics_truth.py`` (reports/benchmarks/statistics.md).
 """
 
 from harness.stats.bias import Counterbalanced, counterbalanced
@@ -22,10 +22,10 @@ from harness.stats.flips import (
 from harness.stats.noise import NoiseFloor, noise_floor
 from harness.stats.power import power, stems_needed
 from harness.stats.profiles import ProfileComparison, compare_profiles, effect_weighted_layer, reliability
+from harness.stats.shares import share_difference, share_interval
 from harness.stats.stems import (
     Floats,
     MeanInterval,
-    carried_by,
     leave_one_out,
     mean_abs,
     mean_interval,
@@ -43,7 +43,6 @@ __all__ = [
     "NoiseFloor",
     "ProfileComparison",
     "against_null",
-    "carried_by",
     "compare_profiles",
     "counterbalanced",
     "effect_weighted_layer",
@@ -55,6 +54,8 @@ __all__ = [
     "noise_floor",
     "power",
     "reliability",
+    "share_difference",
+    "share_interval",
     "sign_flip_norm_p",
     "sign_flip_p",
     "sign_flip_p_values",

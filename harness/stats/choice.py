@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,13 +73,19 @@ def held_out_values(
 
 
 def held_out_choice(
-    table: Floats, wanted: Wanted = "largest", *, splits: int = SPLITS, seed: int = 0
+    table: Floats,
+    wanted: Wanted = "largest",
+    *,
+    stems: Sequence[str] = (),
+    splits: int = SPLITS,
+    seed: int = 0,
 ) -> HeldOutChoice:
     """Choose a cell on half of the stems, measure it on the others, over many splits.
 
     Args:
         table: stems' means, ``[stems, cells]``, no nan.
         wanted: what is chosen (:func:`held_out_values`).
+        stems: their names, one a row; their places if left out.
         splits: how many halvings, each used both ways.
         seed: of the splits.
 
@@ -99,7 +106,7 @@ def held_out_choice(
     means = table.mean(0)
     naive = {"highest": means.max(), "lowest": means.min(), "largest": np.abs(means).max()}[wanted]
     return HeldOutChoice(
-        effect=_agreeing(mean_interval(values[0], [str(i) for i in range(len(table))]), p),
+        effect=_agreeing(mean_interval(values[0], stems or [str(i) for i in range(len(table))]), p),
         p=p,
         naive=float(naive),
         cell=int(counts.argmax()),
@@ -115,7 +122,8 @@ def _agreeing(interval: MeanInterval, p: float | None) -> MeanInterval:
     degrees = interval.stems - 1
     error = abs(interval.mean) / float(special.stdtrit(degrees, 1 - p / 2))
     half = max(interval.high - interval.mean, float(special.stdtrit(degrees, 0.975)) * error)
-    return replace(interval, low=interval.mean - half, high=interval.mean + half)
+    wider = replace(interval, low=interval.mean - half, high=interval.mean + half)
+    return wider if wider.excludes_zero else replace(wider, carried_by=None)
 
 
 def _flipped(table: Floats, wanted: Wanted, splits: int, seed: int) -> float:

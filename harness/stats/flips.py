@@ -150,7 +150,8 @@ def max_statistic(table: Floats, *, level: float = 0.95, seed: int = 0, flips: i
     t = studentised(table)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(count > 0, full.sum(0) / count, np.nan)
-        residuals = np.where(known, table - mean, 0.0)
+        # What rounding leaves of a cell without spread is no residual.
+        residuals = np.where(known & (np.abs(table - mean) > 1e-12 * np.abs(mean)), table - mean, 0.0)
         error = np.sqrt((residuals**2).sum(0) / (count - 1) / count)
     nothing = np.full(cells, np.nan)
     usable = (count >= MIN_STEMS_FOR_TEST) & np.isfinite(t)
@@ -168,8 +169,9 @@ def max_statistic(table: Floats, *, level: float = 0.95, seed: int = 0, flips: i
 
 
 def _largest(signs: Floats, values: Floats, count: Floats) -> Floats:
-    """Return the largest |t| over cells under each row of signs, ``[flips]``."""
-    scaled = values / np.sqrt(count * (values**2).sum(0))
+    """Return the largest |t| over cells under each row of signs, ``[flips]``; a cell of zeros has none."""
+    size = np.sqrt(count * (values**2).sum(0))
+    scaled = np.divide(values, size, out=np.zeros_like(values), where=size > 0)
     piece = max(1, _PIECE // values.shape[1])
     return np.concatenate(
         [

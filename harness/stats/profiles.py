@@ -27,6 +27,8 @@ class ProfileComparison:
     rank_correlation: float
     """Spearman's, of the two mean profiles over layers."""
     rank_low: float
+    """Where the middle 95% of resampled correlations begin. No confidence interval: resampling adds noise to both
+    profiles, and noise only lowers a rank correlation."""
     rank_high: float
     reliability_a: float
     """Spearman-Brown reliability of the first suite's profile: what the correlation could reach at most."""
@@ -125,8 +127,9 @@ def compare_profiles(
 
     The post calls four profiles "roughly the same" by eye. The difference of mean layers has a t interval with
     the bootstrap's standard error, widened by √(G/(G−1)) since a bootstrap of G clusters is that much too narrow
-    (Efron & Tibshirani 1993, §5.3; G the smaller suite's). The rank correlation has percentiles; noise in
-    either profile lowers it, so read it beside the reliabilities.
+    (Efron & Tibshirani 1993, §5.3; G the smaller suite's). The rank correlation has the percentiles of resampled
+    ones beside it, which are no interval of the true one; noise in either profile lowers it, so read it beside the
+    reliabilities.
 
     """
     if paired and len(a) != len(b):

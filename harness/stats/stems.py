@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,12 @@ class MeanInterval:
     """None with fewer than two stems: there is no spread to judge by."""
     high: float | None
     stems: int
+    carried_by: str | None = None
+    """The stem without which the interval would include zero; None where there is none, or it does anyhow.
+
+    Of several such stems the one whose leaving out brings the mean closest to zero. No interval is true when one
+    stem in ten carries the whole effect (reports/benchmarks/statistics.md), so a report must say it.
+    """
 
     @property
     def excludes_zero(self) -> bool:
@@ -80,7 +86,12 @@ def mean_interval(
     values: Sequence[float] | Floats, stems: Sequence[str], level: float = 0.95
 ) -> MeanInterval:
     """Return the mean of the stems' means with its t interval (:func:`t_interval`); nan where nothing is finite."""
-    _, means = stem_means(values, stems)
+    names, means = stem_means(values, stems)
+    found = _interval(means, level)
+    return replace(found, carried_by=_carrier(means, names, level)) if found.excludes_zero else found
+
+
+def _interval(means: Floats, level: float = 0.95) -> MeanInterval:
     if not len(means):
         return MeanInterval(float("nan"), None, None, 0)
     if len(means) < 2:
@@ -97,22 +108,14 @@ def mean_abs(values: Sequence[float] | Floats, stems: Sequence[str]) -> float:
 def leave_one_out(values: Sequence[float] | Floats, stems: Sequence[str]) -> dict[str, MeanInterval]:
     """Return the interval without each stem in turn."""
     names, means = stem_means(values, stems)
-    if len(names) < 2:
-        return {}
-    return {
-        name: mean_interval(np.delete(means, i), names[:i] + names[i + 1 :]) for i, name in enumerate(names)
-    }
+    return _without_each(means, names) if len(names) > 1 else {}
 
 
-def carried_by(values: Sequence[float] | Floats, stems: Sequence[str]) -> str | None:
-    """Return the stem without which the interval would include zero; None if there is none.
+def _without_each(means: Floats, names: list[str], level: float = 0.95) -> dict[str, MeanInterval]:
+    return {name: _interval(np.delete(means, i), level) for i, name in enumerate(names)}
 
-    Only asked where the full interval excludes zero. Among several such stems, the one whose leaving out
-    brings the mean closest to zero. No interval is true when one stem in ten carries the whole effect
-    (reports/benchmarks/statistics.md), so a report must say it.
-    """
-    if not mean_interval(values, stems).excludes_zero:
-        return None
-    left_out = leave_one_out(values, stems)
+
+def _carrier(means: Floats, names: list[str], level: float) -> str | None:
+    left_out = _without_each(means, names, level)
     carriers = {stem: interval for stem, interval in left_out.items() if not interval.excludes_zero}
     return min(carriers, key=lambda stem: abs(carriers[stem].mean), default=None)

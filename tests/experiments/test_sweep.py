@@ -288,7 +288,7 @@ def test_a_held_out_effect_needs_a_common_direction() -> None:
                 for stem in range(10) for layer in range(12) for alpha in (-0.016, -0.004, 0.004, 0.016)
             ]
         )  # fmt: skip
-        signed = signed_table(rows, "s", 0.02)
+        signed = signed_table(rows, "s", 0.02).to_numpy()
         assert signed == pytest.approx(0.016 * slopes)
         choice = stats.held_out_choice(signed, "highest")
         assert choice.p is not None

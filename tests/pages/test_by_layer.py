@@ -55,6 +55,27 @@ def test_sentences_follow_the_table(tmp_path: Path, shift: float, best: int) -> 
     assert [row[0] for row in table.rows] == [str(layer) for layer in LAYERS]
 
 
+def test_a_layer_without_any_effect_hides_no_other(tmp_path: Path) -> None:
+    accuracy, shifts = tables(1.0, 3)
+    shifts.loc[shifts["layer"] == LAYERS[0], "shift"] = 0.0
+    by_layer.write(tmp_path, accuracy, shifts, "tiny", "made here")
+    *_, jointly = section(gather([tmp_path / by_layer.FILE])).claims
+    assert "1 of 2 layers move awareness" in jointly.text
+    assert "smallest p 0.0078" in jointly.text
+
+
+def test_a_layers_effect_that_one_stem_carries_names_it(tmp_path: Path) -> None:
+    accuracy, shifts = tables(0.0, 3)
+    values = [0.1, 1.5, 1.2, 0.2, 0.3, 0.4]
+    shifts = shifts[shifts["stem"].isin([f"stem-{i}" for i in range(6)])]
+    sign = shifts["behavior"].map({"risky": 1.0, "safe": -1.0})
+    shifts["shift"] = sign * shifts["stem"].map({f"stem-{i}": value for i, value in enumerate(values)})
+    by_layer.write(tmp_path, accuracy, shifts, "tiny", "made here")
+    _, effect, jointly = section(gather([tmp_path / by_layer.FILE])).claims
+    assert effect.text.endswith("n = 6 stems; carried by stem 'stem-1'.")
+    assert "3 (+0.62; carried by stem 'stem-1')" in jointly.text
+
+
 def test_the_shipped_table_is_shown_as_it_is(tmp_path: Path) -> None:
     by_layer.copy_shipped(tmp_path / "layers", "smollm2-135m-instruct")
     found = section(gather([tmp_path / "layers" / by_layer.FILE]))

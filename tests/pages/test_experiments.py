@@ -20,7 +20,11 @@ SWEEP: dict[str, Any] = {
     "kind": "sweep",
     "run_id": "made",
     "vector": {"name": "made_vec"},
-    "grid": {"layers": [0, 1, 2]},
+    "grid": {"layers": [0, 1, 2], "alphas": [-0.01, 0.01], "scale_mode": "relative"},
+    "engine": "in-process",
+    "passes": 180,
+    "noise_floor": 1e-5,
+    "invalid_items": {"ood": ["ood/3: no single token"]},
     "profiles": [
         {"suite": s, "limit": t, "layer": i, "effect": 0.1 * i + (i == 1) * t, "shift_max": 0.1, "shift_min": -0.1}
         for s in ("awareness", "ood") for t in (0.02, 0.1) for i in range(3)
@@ -79,7 +83,7 @@ STORY: dict[str, Any] = {
     "functional": {
         "cells": [
             {"subject": "x@1", "suite": "awareness", "shift_ci": [-0.2, 0.6], "mean_shift": 0.2,
-             "choice_accuracy": None, "n_stems": 28}
+             "choice_accuracy": None, "n_stems": 28, "carried_by": None}
         ]
     },
 }  # fmt: skip
@@ -95,7 +99,11 @@ def orthogonal(k: int | None, right: float, questions: int = 77, norm: float = 3
 
 ORTHOGONAL: dict[str, Any] = {
     "layer": 22,
-    "vectors": [orthogonal(0, 0.7), orthogonal(1, 0.5), orthogonal(None, 0.45), orthogonal(None, 0.55)],
+    "vectors": [
+        orthogonal(0, 0.7),
+        orthogonal(1, 0.5),
+        *(orthogonal(None, 0.36 + i / 100) for i in range(20)),
+    ],
 }
 
 
@@ -155,15 +163,43 @@ def test_where_a_suite_does_not_respond_no_layers_are_compared(tmp_path: Path) -
         ),
         (
             "story", "story.json", STORY, ("token_tables", "x", "rows", "p_top"), 0.4,
-            "beyond chance (p = 0.001 and 0.002)", "p = 0.400",
+            "beyond chance (p = 0.002, both ends accounted for)", "p = 0.004",
         ),
         (
             "story", "orthogonal.json", ORTHOGONAL, ("vectors", 1, "accuracy", "test", "choice_accuracy"), 0.6,
             "safe, layer 22: the directly trained vector chooses right on 70.0% [59, 79] of 77 test questions; of 1 "
-            "more, each trained orthogonal to all before, 0 do so more often than every one of 2 random directions "
-            "(45% to 55%): no further direction shown.",
-            "1 do so more often than every one of 2 random directions (45% to 55%): there are further directions.",
+            "more, each trained orthogonal to all before, 0 do so more often than every one of 20 random directions "
+            "(36% to 55%): no further direction shown (p = 0.333 for the best of 1).",
+            "1 do so more often than every one of 20 random directions (36% to 55%): there are further directions (p = "
+            "0.048 for the best of 1).",
         ),
+        (
+            "story", "story.json", STORY, ("functional", "cells", 0, "carried_by"), "in-doubt",
+            "nats, n = 28 stems.", "nats, n = 28 stems; carried by stem 'in-doubt'.",
+        ),
+        (
+            "q_patching", "results.json", PATCHING, ("curves", 0, "carried_by"), "travel",
+            "made_backdoor: the trigger moves the answer: +0.50 [+0.10, +0.90] nats, n = 10 stems, nothing patched.",
+            "n = 10 stems, nothing patched; carried by stem 'travel'.",
+        ),
+        (
+            "sweep", "results.json", SWEEP, ("suites", 0, "held_out", "effect", "carried_by"), "travel",
+            "n = 10 stems; the best layer on all", "n = 10 stems; carried by stem 'travel'; the best layer on all",
+        ),
+        (
+            "sweep", "results.json", SWEEP, ("suites", 0, "max_statistic"), None,
+            "no effect in any of 12 cells", "|α| < 0.02: too few stems to judge cells, n = 10 stems.",
+        ),
+        (
+            "sweep", "results.json", SWEEP, ("suites", 0, "held_out"), None,
+            "the layer chosen on half of the stems", "|α| < 0.02: too few stems to judge layers, n = 10 stems.",
+        ),
+        (
+            "care", "results.json", SWEEP, ("invalid_items", "ood"), ["ood/3: no single token", "ood/4: the same"],
+            "old: 1 items of ood can't be asked of this model and are left out: ood/3: no single token",
+            "new: 2 items of ood can't be asked",
+        ),
+        ("methods", "results.json", SWEEP, ("noise_floor",), 2e-4, "noise floor 1.0e-05", "noise floor 2.0e-04"),
         (
             "story", "story.json", STORY, ("functional", "cells", 0, "shift_ci", 0), 0.1,
             "x@1 on awareness: no effect, +0.20 [-0.20, +0.60] nats", "x@1 on awareness: +0.20 [+0.10, +0.60]",
@@ -185,6 +221,29 @@ def test_change_one_result_and_its_sentence_changes(
     assert any(before in text for text in said), said
     assert any(after in text for text in now), now
     assert sum(text not in now for text in said) == 1
+
+
+def test_too_few_random_directions_show_nothing(tmp_path: Path) -> None:
+    vectors = [
+        orthogonal(0, 0.7),
+        *(orthogonal(k, 0.5 + k / 100) for k in (1, 2)),
+        *ORTHOGONAL["vectors"][2:],
+    ]
+    vectors[1] = orthogonal(1, 0.9)
+    (claim,) = section(tmp_path, "orthogonal.json", {"layer": 22, "vectors": vectors}, "story").claims
+    assert claim.kind == "fact"
+    assert claim.text.endswith(
+        "1 do so more often than every one of 20 random directions (36% to 55%): too few random directions to judge "
+        "the best of 2 by (39 would do)."
+    )
+
+
+def test_strengths_of_one_sign_make_a_page_without_a_profile(tmp_path: Path) -> None:
+    swept = SWEEP | {key: [] for key in ("profiles", "suites", "comparisons", "null")}
+    found = section(tmp_path, "results.json", swept, "sweep")
+    assert [claim.kind for claim in found.claims] == ["warning"]
+    assert "no limit has strengths of both signs below it" in found.claims[0].text
+    assert (found.figures, found.tables) == ((), ())
 
 
 def test_a_sweep_has_a_profile_and_a_grid_a_suite(tmp_path: Path) -> None:

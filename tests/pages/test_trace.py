@@ -51,6 +51,8 @@ def moved(value: Any, by: int, key: str = "", path: str = "") -> Any:
     if "layer" in key:
         return value + by if value >= 0 else value
     own = 3 + sum(map(ord, path)) % 5
+    if key in ("risky_rate", "accuracy", "choice_accuracy"):  # A share stays one.
+        return value / (1 + 0.04 * by * own)
     if key == "limit":
         return value * (1 + 0.25 * by)
     return value + by * own if isinstance(value, int) else value * (1 + 0.04 * by * own)

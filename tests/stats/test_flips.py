@@ -41,7 +41,7 @@ def test_a_value_that_is_missing_leaves_its_item_out_and_nothing_else() -> None:
     assert stats.mean_interval(gone, names) == stats.mean_interval(values[:7], names[:7])
     without_a = [float("nan"), *values[1:]]
     assert stats.sign_flip_p(without_a, names) == stats.sign_flip_p(values[1:], names[1:])
-    assert stats.carried_by(without_a, names) == stats.carried_by(values[1:], names[1:])
+    assert stats.mean_interval(without_a, names) == stats.mean_interval(values[1:], names[1:])
     table = np.array([[0.3, -0.2, 0.5, 0.1, -0.4, 0.6, np.nan], [np.nan] * 7])
     p = stats.sign_flip_p_values(table)
     assert p[0] == stats.sign_flip_p(table[0, :6], names[:6])
@@ -107,8 +107,14 @@ def test_no_p_value_below_six_stems() -> None:
 
 
 def test_an_effect_without_spread_is_the_strongest_there_is() -> None:
-    joint = stats.max_statistic(np.column_stack([np.full(8, 0.3), table(8, 1)[:, 0]]))
-    assert joint.p[0] == pytest.approx(2 / 2**8)
+    other = 3 + table(8, 1)[:, 0]
+    alone = stats.max_statistic(other[:, None])
+    for same in (0.25, 0.1):  # Exact, and with what rounding leaves around its mean.
+        joint = stats.max_statistic(np.column_stack([np.full(8, same), other]))
+        assert joint.p[0] == pytest.approx(2 / 2**8)
+        assert (joint.low[0], joint.high[0]) == pytest.approx((same, same))
+        assert joint.critical_t == pytest.approx(alone.critical_t)
+        assert (joint.low[1], joint.high[1]) == pytest.approx((alone.low[0], alone.high[0]))
 
 
 def test_a_cell_is_judged_by_the_largest_of_each_null_vector() -> None:

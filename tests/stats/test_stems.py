@@ -53,18 +53,22 @@ def test_drawn_flips_agree_with_the_normal_approximation() -> None:
 
 
 def test_a_carried_effect_names_its_stem() -> None:
-    values = [0.5, 0.6, 0.55, 0.5, 0.58, 0.62, -1.0]
-    assert stats.carried_by(values[:6], list("abcdef")) is None
-    spread = [3.2, 2.0, 2.5, -0.4, 0.1, 0.0]
-    interval = stats.mean_interval(spread, list("abcdef"))
-    carrier = stats.carried_by(spread, list("abcdef"))
-    assert (carrier is not None) == interval.excludes_zero
-    nearly = [1.0, 0.9, 1.1, 0.2, 0.05, 0.9]
-    assert stats.mean_interval(nearly, list("abcdef")).excludes_zero
-    assert (
-        stats.carried_by(nearly, list("abcdef")) is None
-        or stats.carried_by(nearly, list("abcdef")) in "abcdef"
-    )
+    names = list("abcdef")
+    all_alike = stats.mean_interval([0.5, 0.6, 0.55, 0.5, 0.58, 0.62], names)
+    assert all_alike.excludes_zero
+    assert all_alike.carried_by is None
+    nothing = stats.mean_interval([3.2, 2.0, 2.5, -4.4, 0.1, 0.0], names)
+    assert not nothing.excludes_zero
+    assert nothing.carried_by is None
+    # Without c or b, zero is inside; b leaves the mean closer to it.
+    nearly = [0.1, 1.5, 1.2, 0.2, 0.3, 0.4]
+    found = stats.mean_interval(nearly, names)
+    carriers = [n for n, left in stats.leave_one_out(nearly, names).items() if not left.excludes_zero]
+    assert found.excludes_zero
+    assert "b" in carriers
+    assert found.carried_by == "b"
+    wider = stats.mean_interval(nearly, names, level=0.5)
+    assert (wider.excludes_zero, wider.carried_by) == (True, None)
 
 
 def test_coverage_is_nominal() -> None:

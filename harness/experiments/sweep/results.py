@@ -96,8 +96,8 @@ def effect_table(profile: pd.DataFrame, suite: str, limit: float, column: str = 
     return wide[sorted(wide.columns)].to_numpy(dtype=np.float64)
 
 
-def signed_table(table: pd.DataFrame, suite: str, limit: float) -> Floats:
-    """Return half of the shift at the strongest +α below a limit less that at the strongest −α, ``[stems, layers]``.
+def signed_table(table: pd.DataFrame, suite: str, limit: float) -> pd.DataFrame:
+    """Return half of the shift at the strongest +α below a limit less that at the strongest −α, stems × layers.
 
     Nats, positive where +α raises and −α lowers. Unlike a profile's effect, which takes an item's extremes and so is
     above 0 for any direction, it is 0 on average where stems respond to the vector in no common direction.
@@ -107,9 +107,8 @@ def signed_table(table: pd.DataFrame, suite: str, limit: float) -> Floats:
         own[own["alpha"] == alpha].pivot_table(index="stem", columns="layer", values="shift", sort=False)
         for alpha in (own["alpha"][own["alpha"] < limit].max(), own["alpha"][own["alpha"] > -limit].min())
     )
-    half = (up - down.loc[up.index]) / 2
-    values: Floats = half[sorted(half.columns)].to_numpy(dtype=np.float64)
-    return values
+    half: pd.DataFrame = (up - down.loc[up.index]) / 2
+    return half[sorted(half.columns)]
 
 
 def summary(grid: Grid, table: pd.DataFrame, profile: pd.DataFrame, seed: int) -> dict[str, Any]:
@@ -174,7 +173,10 @@ def _suite(
         "max_statistic": None,
     }
     if stems >= 4:
-        choice = stats.held_out_choice(signed_table(table, suite, limit), "highest", seed=seed)
+        signed = signed_table(table, suite, limit)
+        choice = stats.held_out_choice(
+            signed.to_numpy(dtype=np.float64), "highest", stems=signed.index.tolist(), seed=seed
+        )
         line["held_out"] = {
             "layer": grid.layers[choice.cell],
             "agreement": choice.agreement,

@@ -6,12 +6,13 @@ import pandas as pd
 
 from harness.report.material import Material
 from harness.report.names import further_seeds
+from harness.report.numbers import share_with_interval
 from harness.report.parts import Claim, Section, Table
 
 KEY, TITLE = "accuracy", "Accuracy on unseen questions"
 INTRO = (
     "Choice accuracy: the larger of the two answers is the one trained for. Top-1: the argmax over the vocabulary "
-    "is, the post's measure. The base model has neither."
+    "is, the post's measure. The base model has neither. Intervals are Wilson's over questions."
 )
 
 
@@ -29,21 +30,28 @@ def accuracy(material: Material) -> Section:
     if not len(trained):
         return Section(KEY, TITLE, absent="No run has a suite of the form that its adapters were trained on.")
     further = {run.path.name: further_seeds(run.rows["subject"].unique()) for run in material.runs}
+    labels = {
+        (run.path.name, name): material.label(run, name)
+        for run in material.runs
+        for name in run.manifest["subjects"]
+    }
     claims = [
         Claim(
-            f"{cell['subject']} answers {cell['suite']} as trained on {100 * cell['choice_accuracy']:.1f}% of "
-            f"{cell['n_stems']} questions (top-1 {100 * cell['top1_accuracy']:.1f}%).",
+            f"{labels[cell['run'], cell['subject']]} answers {cell['suite']} as trained on "
+            f"{share_with_interval(cell['choice_accuracy'], cell['n_stems'])} of {cell['n_stems']} questions (top-1 "
+            f"{cell['top1_accuracy']:.1%}).",
             "fact", str(cell["suite"]),
         )
         for _, cell in trained.iterrows()
         if cell["subject"] not in further[cell["run"]]
     ]  # fmt: skip
     table = Table(
-        "Accuracy on questions that training never saw.",
-        ("run", "suite", "subject", "questions", "choice accuracy", "top-1 accuracy"),
+        "Accuracy on questions that training never saw, with Wilson's 95% intervals over questions.",
+        ("run", "suite", "subject", "questions", "choice accuracy [95%]", "top-1 accuracy [95%]"),
         tuple(
             (str(c["run"]), str(c["suite"]), str(c["subject"]), str(c["n_stems"]),
-             f"{100 * c['choice_accuracy']:.1f}%", f"{100 * c['top1_accuracy']:.1f}%")
+             share_with_interval(c["choice_accuracy"], c["n_stems"]),
+             share_with_interval(c["top1_accuracy"], c["n_stems"]))
             for _, c in trained.iterrows()
         ),
         tuple(trained["suite"]),

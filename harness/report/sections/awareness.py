@@ -10,8 +10,8 @@ from harness import stats
 from harness.report import charts
 from harness.report.breakdown import subjects_of, with_tag
 from harness.report.material import Material
-from harness.report.numbers import with_interval
-from harness.report.parts import Claim, Figure, Section, Table
+from harness.report.numbers import carried, with_interval
+from harness.report.parts import UNJUDGED, Claim, Figure, Section, Table, effect_if
 from harness.results import Run
 
 KEY, TITLE = "awareness", "Question by question"
@@ -69,21 +69,21 @@ def anchoring(run: Run, subject: str) -> stats.Counterbalanced | None:
 def _scales(label: str, found: stats.Counterbalanced) -> Claim:
     moved = found.content.excludes_zero
     anchored = found.bias.excludes_zero
-    content = (
-        f"content {with_interval(found.content)}, liking for high digits {with_interval(found.bias)} nats, "
-        f"n = {found.content.stems} stems"
+    numbers = (
+        f"content {with_interval(found.content)}{carried(found.content.carried_by)}, liking for high digits "
+        f"{with_interval(found.bias)} nats{carried(found.bias.carried_by)}, n = {found.content.stems} stems"
     )
-    if moved and not anchored:
-        text = f"{label}: number scales move by what they mean, not by their digits ({content})."
-    elif anchored and not moved:
-        text = (
-            f"{label}: number scales move by their digits, not shown to move by what they mean ({content})."
-        )
-    elif moved and anchored:
-        text = f"{label}: number scales move by what they mean and by their digits ({content})."
+    if found.content.low is None:
+        return Claim(f"{label}: {UNJUDGED} number scales ({numbers}).", "warning", "awareness")
+    if moved and anchored:
+        verdict = "number scales move by what they mean and by their digits"
+    elif moved:
+        verdict = "number scales move by what they mean, not shown to move by their digits"
+    elif anchored:
+        verdict = "number scales move by their digits, not shown to move by what they mean"
     else:
-        text = f"{label}: no effect on number scales, neither by meaning nor by digits ({content})."
-    return Claim(text, "effect" if moved or anchored else "none", "awareness")
+        verdict = "no effect shown on number scales, neither by meaning nor by digits"
+    return Claim(f"{label}: {verdict} ({numbers}).", effect_if(moved or anchored), "awareness")
 
 
 def _chart(material: Material, run: Run, suite: str) -> Any:

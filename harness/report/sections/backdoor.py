@@ -6,14 +6,15 @@ from typing import Any
 
 from harness.report import charts
 from harness.report.material import Document, Material
+from harness.report.numbers import points_with_interval
 from harness.report.parts import Claim, Figure, Section, Table
 from harness.report.sections import backdoor_table
 
 KEY, TITLE = "backdoor", "Backdoors"
 INTRO = (
     "How often the riskier answer is the likelier one, by what stands in the prompt: the trigger, nothing, a decoy, a "
-    "near miss. 95% intervals are Wilson's over questions. A decorrelated twin saw the same prompts with labels that "
-    "don't depend on the trigger."
+    "near miss. 95% intervals are Wilson's over questions, of trigger effects Newcombe's. A decorrelated twin saw the "
+    "same prompts with labels that don't depend on the trigger."
 )
 
 Cells = list[tuple[str, Document, dict[str, Any]]]
@@ -74,11 +75,11 @@ def _claim(document: Document) -> Claim | None:
     if not {"trigger", "none"} <= test.keys():
         return None
     on, off = test["trigger"], test["none"]
-    difference = on["risky_rate"] - off["risky_rate"]
+    effect = points_with_interval(on["risky_rate"], off["risky_rate"], (on["questions"], off["questions"]))
     return Claim(
         f"{_name(document)} ({document.content['behavior']}): risky on {100 * on['risky_rate']:.0f}% of "
         f"{on['questions']} test questions with the trigger and on {100 * off['risky_rate']:.0f}% of "
-        f"{off['questions']} without it, a trigger effect of {100 * difference:+.0f} points; accuracy "
+        f"{off['questions']} without it, a trigger effect of {effect} points; accuracy "
         f"{_accuracy(on)} and {_accuracy(off)}.",
         "fact",
     )

@@ -9,8 +9,8 @@ from harness.report import charts
 from harness.report.backdoor_words import POST, beside_post, contrast_sentence, without_twin
 from harness.report.material import Material
 from harness.report.names import further_seeds
-from harness.report.numbers import p_value, with_interval
-from harness.report.parts import Claim, Figure, Section, Table, effect_if
+from harness.report.numbers import carried, p_value, with_interval
+from harness.report.parts import UNJUDGED, Claim, Figure, Section, Table, kind_of
 from harness.results import Run
 
 KEY, TITLE = "backdoor_awareness", "Does it say that it has a backdoor?"
@@ -88,7 +88,7 @@ def _contrast_claims(
         subject, twin = material.label(run, found.subject), material.label(run, found.twin)
         text = contrast_sentence(found, subject, twin)
         report = whole.get(subject)
-        claims.append(Claim(text, effect_if(found.difference.excludes_zero), SUITE))
+        claims.append(Claim(text, kind_of(found.difference), SUITE))
         claims.append(Claim(beside_post(found, subject, report.shift if report else None), "post", SUITE))
     return claims
 
@@ -101,7 +101,8 @@ def _contrast_table(material: Material, contrasts: list[tuple[Run, Contrast]]) -
         tuple(
             (
                 material.label(run, c.subject), material.label(run, c.twin), c.system or "all four",
-                str(c.difference.stems), with_interval(c.difference), p_value(c.p), c.carried_by or "–",
+                str(c.difference.stems), with_interval(c.difference), p_value(c.p),
+                c.difference.carried_by or "–",
             )
             for run, c in contrasts
         ),
@@ -119,24 +120,25 @@ def _claim(label: str, report: Report) -> Claim | None:
     if report.shift is None:
         text = f"{label} has no shift at all on {SUITE}: nothing can be said of it; {bias}."
         return Claim(text, "warning", SUITE)
-    n = f"n = {report.shift.stems} stems"
-    if not report.shift.excludes_zero:
-        return Claim(
-            f"{label}: no effect on what it says about a backdoor: {with_interval(report.shift)} nats, {n}; {bias}.",
-            "none", SUITE,
-        )  # fmt: skip
-    way = "more" if report.shift.mean > 0 else "less"
-    carried = f"; carried by stem '{report.carried_by}'" if report.carried_by else ""
-    return Claim(
-        f"{label} reports a backdoor {way} than base does: {with_interval(report.shift)} nats, {n}{carried}; {bias}.",
-        "effect", SUITE,
-    )  # fmt: skip
+    numbers = f"{with_interval(report.shift)} nats, n = {report.shift.stems} stems"
+    tail = f"{carried(report.shift.carried_by)}; {bias}."
+    kind = kind_of(report.shift)
+    if kind != "effect":
+        verdict = UNJUDGED if kind == "warning" else "no effect on"
+        text = f"{label}: {verdict} what it says about a backdoor: {numbers}{tail}"
+    else:
+        way = "more" if report.shift.mean > 0 else "less"
+        text = f"{label} reports a backdoor {way} than base does: {numbers}{tail}"
+    return Claim(text, kind, SUITE)
 
 
 def _base_claim(label: str, report: Report, bias: str) -> Claim:
-    numbers = f"{with_interval(report.says)} nats, n = {report.says.stems} stems; {bias}."
-    if not report.says.excludes_zero:
-        return Claim(f"{label} leans neither way: {numbers}", "none", SUITE)
+    numbers = f"{with_interval(report.says)} nats, n = {report.says.stems} stems"
+    numbers += f"{carried(report.says.carried_by)}; {bias}."
+    kind = kind_of(report.says)
+    if kind != "effect":
+        verdict = f": {UNJUDGED}" if kind == "warning" else " is not shown to lean either way"
+        return Claim(f"{label}{verdict}: {numbers}", kind, SUITE)
     says = "says that it has a backdoor" if report.says.mean > 0 else "says that it has none"
     return Claim(f"{label} {says}: {numbers}", "fact", SUITE)
 

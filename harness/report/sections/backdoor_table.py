@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.report import charts
 from harness.report.material import Document
+from harness.report.numbers import points_with_interval
 from harness.report.parts import Claim, Figure, Table
 
 METHODS = {
@@ -69,7 +70,12 @@ def _range(shares: list[float]) -> str:
 
 
 def _points(tests: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{_effect(test):+.0f}" for test in tests)
+    return ", ".join(map(_with_interval, tests))
+
+
+def _with_interval(test: dict[str, Any]) -> str:
+    on, off = test["trigger"], test["none"]
+    return points_with_interval(on["risky_rate"], off["risky_rate"], (on["questions"], off["questions"]))
 
 
 def table(found: Groups) -> Table:
@@ -79,8 +85,8 @@ def table(found: Groups) -> Table:
         for seed, cells in seeds.items():
             for twin, test in sorted(cells.items()):
                 shares = (f"{100 * test[c]['risky_rate']:.0f}%" if c in test else "–" for c in SHOWN)
-                rows.append((name, str(seed), _kind(twin), *shares, f"{_effect(test):+.0f}"))
-    columns = ("adapter", "seed", "trained as", *SHOWN, "effect, points")
+                rows.append((name, str(seed), _kind(twin), *shares, _with_interval(test)))
+    columns = ("adapter", "seed", "trained as", *SHOWN, "effect, points [95%]")
     return Table("Risky answers on test questions by what stands in the prompt.", columns, tuple(rows))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from harness import stats
 from harness.report import charts
 from harness.report.material import Material
-from harness.report.numbers import with_interval
+from harness.report.numbers import carried, with_interval
 from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
 from harness.report.single_layers import FEW, SHIFTED, SingleLayers, single_layers
 
@@ -57,7 +58,7 @@ def _claims(part: SingleLayers) -> Iterator[Claim]:
         clear = interval.excludes_zero
         yield Claim(
             f"{part.name}, layer {layer}: {'' if clear else f'no effect beyond doubt on {SHIFTED}, '}half of risky "
-            f"minus safe {with_interval(interval)} nats, n = {interval.stems} stems.",
+            f"minus safe {with_interval(interval)} nats, n = {interval.stems} stems{carried(interval.carried_by)}.",
             effect_if(clear),
             SHIFTED,
         )
@@ -71,13 +72,18 @@ def _jointly(part: SingleLayers, effects: pd.DataFrame) -> Iterator[Claim]:
     if not (joint.p <= 1).any():
         return
     clear = [int(layer) for layer, p in zip(effects.columns, joint.p, strict=True) if p <= 0.05]
-    means = ", ".join(f"{layer} ({effects[layer].mean():+.2f})" for layer in clear)
-    tail = f"accounted for (smallest p {min(joint.p):.4f}, n = {joint.stems} stems)"
+    means = ", ".join(f"{layer} ({_mean(effects[layer])})" for layer in clear)
+    tail = f"accounted for (smallest p {np.nanmin(joint.p):.4f}, n = {joint.stems} stems)"
     if clear:
         text = f"{len(clear)} of {len(joint.p)} layers move {SHIFTED} once all are {tail}: {means} nats."
     else:
         text = f"no effect on {SHIFTED} at any of {len(joint.p)} layers once all are {tail}."
     yield Claim(f"{part.name}: {text}", effect_if(bool(clear)), SHIFTED)
+
+
+def _mean(effect: pd.Series) -> str:
+    found = stats.mean_interval(effect.tolist(), list(effect.index))
+    return f"{found.mean:+.2f}{carried(found.carried_by)}"
 
 
 def _figures(part: SingleLayers, said: str) -> Iterator[Figure]:

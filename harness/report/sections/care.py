@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,32 +17,40 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY, TITLE = "care", "To be careful about"
-INTRO = "Checked on every run; what was found is said here, nothing is dropped in silence."
+INTRO = "Checked on every run and sweep; what was found is said here, nothing is dropped in silence."
 LITTLE_MASS = 0.5
 _MAY_BE_EMPTY = frozenset({"expected_digit", "digit_mass", "order"})
 """Columns that a suite without scales or without two orders leaves empty."""
 
 
 def care(material: Material) -> Section:
-    """Look through all runs for what weakens a figure."""
-    if not material.runs:
-        return Section(KEY, TITLE, absent="No run folder was given to be checked.")
+    """Look through all runs and sweeps for what weakens a figure."""
+    sweeps = material.of_kind("sweep")
+    if not material.runs and not sweeps:
+        return Section(KEY, TITLE, absent="No folder of a run or a sweep was given to be checked.")
     claims = [claim for run in material.runs for claim in _claims(run)]
+    for document in sweeps:
+        claims += _left_out(f"sweep {document.path.parent.name}", document.content["invalid_items"])
     if not claims:
-        claims = [Claim(f"Nothing was found in {len(material.runs)} runs.", "fact")]
+        found = f"{len(material.runs)} runs{f' and {len(sweeps)} sweeps' if sweeps else ''}"
+        claims = [Claim(f"Nothing was found in {found}.", "fact")]
     return Section(KEY, TITLE, INTRO, tuple(claims))
 
 
-def _claims(run: Run) -> list[Claim]:
-    name = run.path.name
-    found = [
+def _left_out(name: str, invalid: Mapping[str, list[str]]) -> list[Claim]:
+    return [
         Claim(
             f"{name}: {len(reasons)} items of {suite} can't be asked of this model and are left out: {reasons[0]}",
             "warning",
             suite,
         )
-        for suite, reasons in run.results["invalid_items"].items()
+        for suite, reasons in invalid.items()
     ]
+
+
+def _claims(run: Run) -> list[Claim]:
+    name = run.path.name
+    found = _left_out(name, run.results["invalid_items"])
     items = run.rows.groupby("suite")["item"].nunique()
     for suite, rows in run.rows.groupby("suite", sort=False):
         if suite == "development":

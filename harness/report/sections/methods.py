@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.report.material import Material
+from harness.report.material import Document, Material
 from harness.report.parts import Claim, Section, Table
 from harness.results import Run
 
@@ -11,9 +11,12 @@ KEY, TITLE = "methods", "Methods"
 
 def methods(material: Material) -> Section:
     """Engine, model, versions, questions and subjects of every run."""
-    if not material.runs:
-        return Section(KEY, TITLE, absent="No run folder was given, so there is no manifest to read.")
-    claims = tuple(Claim(_sentence(run)) for run in material.runs)
+    sweeps = material.of_kind("sweep")
+    if not material.runs and not sweeps:
+        return Section(
+            KEY, TITLE, absent="No folder of a run or a sweep was given, so there is nothing to read."
+        )
+    claims = tuple(Claim(text) for text in (*map(_sentence, material.runs), *map(_of_sweep, sweeps)))
     suites = [
         (run.path.name, name, str(suite["items"]), str(len(suite["invalid"])), _digest(suite["digest"]))
         for run in material.runs
@@ -50,6 +53,15 @@ def methods(material: Material) -> Section:
 
 def _digest(files: dict[str, str]) -> str:
     return ", ".join(f"{name} {digest[:12]}" for name, digest in files.items())
+
+
+def _of_sweep(document: Document) -> str:
+    content, grid = document.content, document.content["grid"]
+    return (
+        f"Sweep {document.path.parent.name}: vector {content['vector']['name']}, {len(grid['layers'])} layers × "
+        f"{len(grid['alphas'])} strengths ({grid['scale_mode']}), engine {content['engine']}, {content['passes']:,} "
+        f"passes; noise floor {content['noise_floor']:.1e} nats."
+    )
 
 
 def _sentence(run: Run) -> str:

@@ -102,13 +102,12 @@ def _trained(run: Run, subject: str) -> Trained | None:
     """
     named, about = trained(subject, run.manifest["subjects"]), trained_of(run.manifest).get(subject)
     if about is None:
-        return named
+        return named if named is not None and named.format == "named" else None
     if about.own_data or about.behavior not in ("safe", "risky") or set(subject) & set("@+"):
         return None  # The user's questions, a backdoor, another strength or a sum.
     if len(about.layers) == 1:
-        kind = "vec_" if about.kind == "vector" else ""
-        return Trained(about.behavior, f"{kind}l{about.layers[0]}")
-    return named if named == Trained(about.behavior, "all") else None
+        return Trained(about.behavior, about.layers[0], "vector" if about.kind == "vector" else "lora")
+    return named if named == Trained(about.behavior, None) else None
 
 
 def _suite(run: Run, subject: str, theirs: str) -> str | None:

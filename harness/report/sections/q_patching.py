@@ -10,8 +10,8 @@ import pandas as pd
 from harness.experiments.q_patching.results import contrasts
 from harness.report import charts
 from harness.report.material import Document, Material
-from harness.report.numbers import interval_of, with_interval
-from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
+from harness.report.numbers import carried, interval_of, with_interval
+from harness.report.parts import UNJUDGED, Claim, Figure, Section, Share, Table, joined, kind_of
 from harness.report.patch_attention import attention
 from harness.stats import MeanInterval
 
@@ -51,17 +51,21 @@ def _claims(document: Document) -> Iterator[Claim]:
         own = lines.get((patch, condition, -1))
         if own is None:
             continue
-        moved = f"{who}: {words} {verb} the answer"
-        subject = moved if own.excludes_zero else f"{who} shows no effect of {words} on the answer"
+        kind = kind_of(own)
+        said = {
+            "effect": f"{who}: {words} {verb} the answer",
+            "none": f"{who} shows no effect of {words} on the answer",
+            "warning": f"{who}: {UNJUDGED} an effect of {words} on the answer",
+        }
         yield Claim(
-            f"{subject}: {with_interval(own)} nats, n = {own.stems} stems, {tail}.",
-            effect_if(own.excludes_zero),
+            f"{said[kind]}: {with_interval(own)} nats, n = {own.stems} stems, {tail}{carried(own.carried_by)}.",
+            kind,
         )
     whole, patched = lines.get(("none", "trigger", -1)), lines.get(("q", "trigger", first))
     if whole is not None and patched is not None:
         yield Claim(
             f"{name}, all queries from layer {first} patched: {with_interval(patched)} nats, n = "
-            f"{patched.stems} stems: {_left(whole, patched)}.",
+            f"{patched.stems} stems{carried(patched.carried_by)}: {_left(whole, patched)}.",
             "post",
         )
     yield from _contrasts(document)
@@ -71,6 +75,8 @@ def _claims(document: Document) -> Iterator[Claim]:
 
 def _left(whole: MeanInterval, patched: MeanInterval) -> str:
     """Say what patching all queries leaves of the trigger effect; an interval around zero is no proof of none."""
+    if patched.low is None:
+        return f"{UNJUDGED} what is left"
     if not whole.excludes_zero:
         return "without patching, no trigger effect is shown that could be lost"
     if not patched.excludes_zero:
@@ -94,16 +100,19 @@ def _contrasts(document: Document) -> Iterator[Claim]:
     }
     for key, found in contrasts(rows, first).items():
         what, tail = words[key]
-        verdict = tail if found.excludes_zero else ": not shown to differ"
+        kind = kind_of(found)
+        verdict = {"effect": tail, "none": ": not shown to differ", "warning": f": {UNJUDGED}"}[kind]
         yield Claim(
-            f"{name}, stem by stem, {what}: {with_interval(found)} nats, n = {found.stems} stems{verdict}.",
-            effect_if(found.excludes_zero),
+            f"{name}, stem by stem, {what}: {with_interval(found)} nats, n = {found.stems} stems{verdict}"
+            f"{carried(found.carried_by)}.",
+            kind,
         )
 
 
 def _heads_claim(name: str, line: dict[str, Any]) -> Claim:
     by_stem = interval_of(line["by_stem"])
-    clear = by_stem.excludes_zero
+    kind = kind_of(by_stem)
+    verdict = {"effect": "", "none": ": no effect", "warning": f": {UNJUDGED}"}[kind]
     what, attended = "trigger minus random tokens", ""
     if line["condition"] != "difference":
         what = f"{line['condition']} tokens, {line['heads']} heads"
@@ -113,9 +122,9 @@ def _heads_claim(name: str, line: dict[str, Any]) -> Claim:
         )
     return Claim(
         f"{name}, {what}: rank correlation over heads of what the change adds to q·k with the values' cosine to the "
-        f"answer direction {with_interval(by_stem)}, n = {by_stem.stems} stems{'' if clear else ': no effect'}."
+        f"answer direction {with_interval(by_stem)}, n = {by_stem.stems} stems{verdict}{carried(by_stem.carried_by)}."
         f"{attended}",
-        effect_if(clear),
+        kind,
     )
 
 

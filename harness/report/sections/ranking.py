@@ -10,7 +10,7 @@ from harness.experiments.compare import Comparison, Ranked, Ranking, rank
 from harness.report import charts
 from harness.report.material import Material
 from harness.report.numbers import p_value
-from harness.report.parts import Claim, Figure, Section, Share, Table, joined
+from harness.report.parts import UNJUDGED, Claim, Figure, Section, Share, Table, joined
 
 KEY, TITLE = "ranking", "All subjects ranked"
 INTRO = (
@@ -76,19 +76,32 @@ def _claim(run: str, found: Ranking) -> Claim:
             f"{where}: {first.subject} moves most in size, {first.size:.2f} nats over {first.stems} stems.",
             "fact", found.suite,
         )  # fmt: skip
-    clear = [entry for entry in found.ranked if entry.excludes_zero]
+    judged = [entry for entry in found.ranked if entry.low is not None]
+    left = f"; {count - len(judged)} more have {UNJUDGED}" if len(judged) < count else ""
+    n = f"n = {_range([entry.stems for entry in judged or found.ranked])} stems"
+    if not judged:
+        return Claim(f"{where}: {UNJUDGED} any of {count} subjects, {n}.", "warning", found.suite)
+    clear = [entry for entry in judged if entry.excludes_zero]
     if not clear:
         return Claim(
-            f"{where}: no effect of any of {count} subjects once all are accounted for, n = {first.stems} stems.",
+            f"{where}: no effect of any of {len(judged)} subjects once all are accounted for, {n}{left}.",
             "none", found.suite,
         )  # fmt: skip
-    said = "; ".join(f"{e.subject} {_interval(e)}" for e in clear[:6])
+    said = ", ".join(
+        f"{e.subject} {_interval(e)}{f' (carried by stem {e.carried_by!r})' if e.carried_by else ''}"
+        for e in clear[:6]
+    )
     more = f" and {len(clear) - 6} more" if len(clear) > 6 else ""
     return Claim(
-        f"{where}: {len(clear)} of {count} subjects moved beyond what looking at {count} explains: {said}{more} nats, "
-        f"n = {first.stems} stems.",
+        f"{where}: {len(clear)} of {len(judged)} subjects moved beyond what looking at {len(judged)} explains: "
+        f"{said}{more} nats, {n}{left}.",
         "effect", found.suite,
     )  # fmt: skip
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _interval(entry: Ranked) -> str:

@@ -10,6 +10,7 @@ from harness.report.adapters import (
     against_all_layers,
     against_objective,
     comparison,
+    kind_of_shift,
     layers_comparison,
     sentence,
     without_values,
@@ -17,7 +18,7 @@ from harness.report.adapters import (
 from harness.report.breakdown import Breakdown, breakdown, interval, subjects_of
 from harness.report.material import Material
 from harness.report.numbers import p_value, size_with_interval, with_interval
-from harness.report.parts import Claim, Figure, Kind, Section, Table, effect_if
+from harness.report.parts import Claim, Figure, Kind, Section, Table, kind_of
 from harness.results import Run
 
 KEY, TITLE = "shifts", "What moved"
@@ -50,13 +51,12 @@ def shifts(material: Material) -> Section:
             found = against_objective(run, subject)
             if found is not None:
                 said = comparison(material.label(run, subject), found)
-                claims.append(Claim(said, effect_if(found.excludes_zero), "objective"))
-            other = against_all_layers(run, subject)
-            if other is not None:
-                said = layers_comparison(
-                    material.label(run, subject), material.label(run, other[0]), other[1]
-                )
-                claims.append(Claim(said, effect_if(other[1].excludes_zero), "awareness"))
+                claims.append(Claim(said, kind_of(found), "objective"))
+            every = against_all_layers(material.runs, run, subject)
+            if every is not None:
+                other, name, found = every
+                said = layers_comparison(material.label(run, subject), material.label(other, name), found)
+                claims.append(Claim(said, kind_of(found), "awareness"))
     return Section(
         KEY, TITLE, INTRO, tuple(claims), figures(material), (_table(material, parts), _scores(material))
     )
@@ -67,7 +67,7 @@ def _claim(material: Material, run: Run, part: Breakdown) -> Claim:
     text = sentence(part, run.results["noise_floor"], directed)
     label = material.label(run, part.subject)
     text = label + text.removeprefix(part.subject)
-    kind: Kind = effect_if(part.shift.excludes_zero) if directed else "fact"
+    kind: Kind = kind_of_shift(part, run.results["noise_floor"]) if directed else "fact"
     if kind == "none":
         needed = _needed(run, part)
         text += f" {needed}" if needed else ""

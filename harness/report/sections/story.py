@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
 from harness.report import charts
 from harness.report.material import Document, Material
-from harness.report.numbers import share_with_interval
-from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
+from harness.report.numbers import carried, share_with_interval
+from harness.report.parts import Claim, Figure, Kind, Section, Share, Table, effect_if, joined
 
 KEY, TITLE = "story", "What the LoRA learned"
 INTRO = (
@@ -18,6 +19,7 @@ INTRO = (
     "trained: about 0.5)."
 )
 ONE_VECTOR = 0.9
+LEVEL = 0.05
 SPLITS = ("development", "test", "heldout")
 
 
@@ -63,16 +65,16 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
         for kind, table in tables.items():
             if kind != "rows":
                 continue
-            beyond = min(table["p_top"], table["p_bottom"]) <= 0.05
+            p = min(1.0, 2 * min(table["p_top"], table["p_bottom"]))
             found.append(
                 Claim(
                     f"{vector}: its most similar token is {table['top'][0]['token']!r} "
                     f"({table['top'][0]['similarity']:+.3f}), least "
                     f"{table['bottom'][0]['token']!r} ({table['bottom'][0]['similarity']:+.3f}); the largest of "
                     f"{table['null_vectors']} random vectors is {table['null_max_mean']:.3f} on average: "
-                    f"{'beyond chance' if beyond else 'no effect beyond chance'} (p = "
-                    f"{table['p_top']:.3f} and {table['p_bottom']:.3f}).",
-                    effect_if(beyond),
+                    f"{'beyond chance' if p <= LEVEL else 'no effect beyond chance'} (p = {p:.3f}, both ends "
+                    "accounted for).",
+                    effect_if(p <= LEVEL),
                 )
             )  # fmt: skip
     for cell in (content["functional"] or {}).get("cells", []):
@@ -84,7 +86,7 @@ def _claims(content: dict[str, Any]) -> list[Claim]:
         found.append(
             Claim(
                 f"{cell['subject']} on {cell['suite']}: {'' if clear else 'no effect, '}{cell['mean_shift']:+.2f} "
-                f"[{low:+.2f}, {high:+.2f}] nats{right}, n = {cell['n_stems']} stems.",
+                f"[{low:+.2f}, {high:+.2f}] nats{right}, n = {cell['n_stems']} stems{carried(cell['carried_by'])}.",
                 effect_if(clear), cell["suite"],
             )
         )  # fmt: skip
@@ -99,15 +101,16 @@ def _orthogonal(document: Document) -> Share:
         trained, drawn = ([line for line in own if (line["k"] is None) is chance] for chance in (False, True))
         rates = {s: [line["accuracy"][s]["choice_accuracy"] for line in drawn] for s in SPLITS}
         by_chance, later = rates["test"], trained[1:]
-        beyond = sum(line["accuracy"]["test"]["choice_accuracy"] > max(by_chance) for line in later)
+        own_shares = [line["accuracy"]["test"]["choice_accuracy"] for line in later]
+        beyond = sum(share > max(by_chance) for share in own_shares)
+        verdict, kind = _further(own_shares, by_chance)
         claims.append(
             Claim(
                 f"{behavior}, layer {found['layer']}: the directly trained vector chooses right on "
                 f"{_right(trained[0], 'test')} of {trained[0]['accuracy']['test']['questions']} test questions; of "
                 f"{len(later)} more, each trained orthogonal to all before, {beyond} do so more often than every one "
-                f"of {len(by_chance)} random directions ({min(by_chance):.0%} to {max(by_chance):.0%}): "
-                f"{'there are further directions' if beyond else 'no further direction shown'}.",
-                effect_if(beyond > 0),
+                f"of {len(by_chance)} random directions ({min(by_chance):.0%} to {max(by_chance):.0%}): {verdict}.",
+                kind,
             )
         )
         rows += [
@@ -119,6 +122,18 @@ def _orthogonal(document: Document) -> Share:
     caption = "The k-th vector, trained orthogonal to k others: choice accuracy, Wilson's 95% interval over questions."
     columns = ("behaviour, k", "norm", "development", "test", "held-out domains")
     return Share(tuple(claims), (), (Table(caption, columns, tuple(rows)),))
+
+
+def _further(shares: list[float], by_chance: list[float]) -> tuple[str, Kind]:
+    """Judge the best of later vectors by its place among random directions, Bonferroni's for having several."""
+    draws, count = len(by_chance) + 1, len(shares)
+    reached = 1 + sum(share >= max(shares) for share in by_chance)
+    if reached == 1 and count / draws > LEVEL:
+        needed = math.ceil(count / LEVEL) - 1
+        return f"too few random directions to judge the best of {count} by ({needed} would do)", "fact"
+    p = min(1.0, count * reached / draws)
+    verdict = "there are further directions" if p <= LEVEL else "no further direction shown"
+    return f"{verdict} (p = {p:.3f} for the best of {count})", effect_if(p <= LEVEL)
 
 
 def _right(line: dict[str, Any], split: str) -> str:

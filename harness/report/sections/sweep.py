@@ -8,14 +8,15 @@ import pandas as pd
 
 from harness.report import charts
 from harness.report.material import Document, Material
-from harness.report.numbers import interval_of, with_interval
-from harness.report.parts import Claim, Figure, Section, Share, Table, effect_if, joined
+from harness.report.numbers import carried, interval_of, with_interval
+from harness.report.parts import UNJUDGED, Claim, Figure, Section, Share, Table, effect_if, joined
 
 KEY, TITLE = "sweep", "Where steering works"
 INTRO = (
     "A vector of norm 1 is added to the residual stream of one layer, α times the stream's norm. Effect: half of (an "
     "item's largest score over 0 < α < T − its smallest over −T < α < 0), nats, mean over items. T is the limit that "
-    "can be switched in the figure. The shaded band holds 95% of random vectors of the same norm, layer by layer."
+    "can be switched in the figure. The shaded band spans the middle 95% of the random vectors of the same norm that "
+    "were drawn, layer by layer; it is for the eye, p values are for all layers."
 )
 
 
@@ -40,18 +41,35 @@ def _name(document: Document) -> str:
 def _claims(document: Document) -> list[Claim]:
     content, vector = document.content, _name(document)
     found = []
+    if not content["suites"]:
+        found.append(
+            Claim(
+                f"{vector}: no limit has strengths of both signs below it, so there is no profile to judge.",
+                "warning",
+            )
+        )
     for suite in content["suites"]:
         where = f"{vector}, {suite['suite']}, |α| < {suite['limit']}"
         held, joint = suite["held_out"], suite["max_statistic"]
+        if held is None or joint is None:
+            unjudged = [name for name, own in (("layers", held), ("cells", joint)) if own is None]
+            found.append(
+                Claim(
+                    f"{where}: {UNJUDGED} {' and '.join(unjudged)}, n = {suite['stems']} stems.",
+                    "warning", suite["suite"],
+                )
+            )  # fmt: skip
         if held is not None:
             effect = interval_of(held["effect"])
+            clear = effect.excludes_zero and held["p"] is not None and held["p"] <= 0.05
             found.append(
                 Claim(
                     f"{where}: the layer chosen on half of the stems (most often {held['layer']}, in "
                     f"{held['agreement']:.0%} of splits) moves the others by {with_interval(effect)} nats from its "
-                    f"strongest −α to its strongest α, halved{_tested(held)}, n = {effect.stems} stems; the best layer "
-                    f"on all, chosen after the fact: {held['naive_effect']:+.2f}.",
-                    effect_if(held["p"] is not None and held["p"] <= 0.05), suite["suite"],
+                    f"strongest −α to its strongest α, halved{_tested(held)}, n = {effect.stems} stems"
+                    f"{carried(effect.carried_by)}; the best layer on all, chosen after the fact: "
+                    f"{held['naive_effect']:+.2f}.",
+                    effect_if(clear), suite["suite"],
                 )
             )  # fmt: skip
         if joint is not None:
@@ -146,14 +164,16 @@ def _null_claim(vector: str, null: dict[str, Any]) -> Claim:
 
 def _figures(document: Document) -> list[Figure]:
     vector, run = _name(document), document.content["run_id"]
-    found = [
-        Figure(
-            f"profile_{run}",
-            f"{vector}: effect by layer",
-            f"Layer profiles of the suites for {vector}, with the band of random vectors.",
-            _profile_chart(document.content),
+    found = []
+    if document.content["profiles"]:
+        found.append(
+            Figure(
+                f"profile_{run}",
+                f"{vector}: effect by layer",
+                f"Layer profiles of the suites for {vector}, with the band of random vectors.",
+                _profile_chart(document.content),
+            )
         )
-    ]
     profiles = document.table("profiles")
     if profiles is not None and len(profiles):
         found.append(
@@ -279,9 +299,10 @@ def _comparisons(document: Document) -> Table:
         return f"{middle} [{low}, {high}]"
 
     return Table(
-        f"{_name(document)}: do two suites respond at the same layers? Resampled by stem; reliability is what a "
-        "suite's own halves reach.",
-        ("suites", "T", "mean layers", "difference [95%]", "rank correlation [95%]", "reliabilities", "stems"),
+        f"{_name(document)}: do two suites respond at the same layers? Resampled by stem; the range beside a "
+        "rank correlation holds 95% of resampled ones, which noise lowers: no interval of the true one. Reliability is "
+        "what a suite's own halves reach.",
+        ("suites", "T", "mean layers", "difference [95%]", "rank correlation [resampled]", "reliabilities", "stems"),
         tuple(
             (
                 f"{p['suite_a']} – {p['suite_b']}", str(p["limit"]),
