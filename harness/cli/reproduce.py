@@ -28,7 +28,7 @@ def reproduce_command(
     base_url: options.BaseUrl = None,
     api_key: options.ApiKey = None,
     seed: Annotated[
-        int | None, typer.Option(help="First seed of trainings, of nulls and of resampling.")
+        int | None, typer.Option(min=0, help="First seed of trainings, of nulls and of resampling.")
     ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(help="The reproduction's folder (reports/reproduce/MODEL-PRESET).")

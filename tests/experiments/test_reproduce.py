@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from harness.adapters import RECORD, shipped_adapters
 from harness.errors import InputError
@@ -127,6 +128,38 @@ def test_what_can_t_be_planned_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "'paper', 'embedded' or 'quick'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_negative_seed_is_refused() -> None:
+    """Nothing that draws random numbers takes one."""
+    done = call_cli("reproduce", "--seed", "-1", "--dry-run")
+    assert done.returncode == 2
+    assert "--seed" in done.stderr
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        ReproduceConfig(seed=-1)
+
+
+def test_a_model_that_can_t_be_read_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    sizes = {
+        "num_hidden_layers": 30, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
+    }  # fmt: skip
+    for name, config, said in (
+        ("empty", None, "empty/config.json: can't be read"),
+        ("torn", "{", "torn/config.json: can't be read"),
+        ("sizeless", "{}", "sizeless' lacks 'num_attention_heads'"),
+        ("untyped", json.dumps(sizes), "untyped' can't be used .*model_type"),
+        ("unknown", json.dumps(sizes | {"model_type": "nosuch"}), "unknown' can't be used .*`nosuch`"),
+        ("images", json.dumps(sizes | {"model_type": "vit"}), "images' lacks 'vocab_size'"),
+    ):
+        (tmp_path / name).mkdir()
+        if config is not None:
+            (tmp_path / name / "config.json").write_text(config)
+        with pytest.raises(InputError, match=said):
+            run.make_plan(ReproduceConfig(model=str(tmp_path / name), preset="paper"), tmp_path / "out")
+    with pytest.raises(
+        InputError, match=r"'\./no/such/model' is neither a model folder nor a reachable hub id"
+    ):
+        run.make_plan(ReproduceConfig(model="./no/such/model"), tmp_path / "out")
 
 
 async def test_finished_steps_are_skipped_and_other_settings_refused(tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ model, says its own basis.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.errors import InputError
 from harness.evalset import Item
-from harness.modelinfo import SHAPES
+from harness.modelinfo import SHAPES, model_info
 from harness.models import resolve_model
 
 Kind = Literal["scoring", "reference", "lora", "vector", "story", "sweep", "backdoor", "patching"]
@@ -79,22 +79,28 @@ class Shape:
 
 
 def shape_of(model: str) -> Shape:
-    """Read a model's sizes from its folder, from what is known of it, or from the hub."""
-    place = resolve_model(model)
-    if Path(place).is_dir():
-        config = json.loads((Path(place) / "config.json").read_text("utf-8"))
-    elif place in SHAPES:
+    """Read a model's sizes from its folder, from what is known of it, or from the hub.
+
+    Raises:
+        InputError: it isn't there, or its config lacks a size or is of a kind that transformers doesn't know.
+
+    """
+    info, place = model_info(model), resolve_model(model)
+    if place in SHAPES and not Path(place).is_dir():
         config = SHAPES[place]
     else:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(place).to_dict()
+        try:
+            config = AutoConfig.from_pretrained(place).to_dict()
+        except (OSError, ValueError) as e:
+            raise InputError(f"The config of '{model}' can't be used ({str(e).splitlines()[0]}).") from e
     text = config.get("text_config") or config
-    hidden, heads = text["hidden_size"], text["num_attention_heads"]
-    width = heads * (text.get("head_dim") or hidden // heads)
-    kv = width * (text.get("num_key_value_heads") or heads) // heads
-    of_layer = 2 * hidden * (width + kv) + 3 * hidden * text["intermediate_size"]
-    return Shape(text["num_hidden_layers"], of_layer, text["vocab_size"] * hidden, text)
+    if "vocab_size" not in text:
+        raise InputError(f"The config of '{model}' lacks 'vocab_size': a language model is needed.")
+    attention = 2 * (info.attention_out + info.kv_out)
+    of_layer = info.hidden_size * (attention + 3 * info.intermediate_size)
+    return Shape(info.layers, of_layer, text["vocab_size"] * info.hidden_size, text)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class ReproduceConfig(BaseModel):
     """A torch device for training, sweeps and patching in this process."""
     base_url: str | None = None
     api_key: str | None = Field(default=None, exclude=True)
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
