@@ -64,8 +64,7 @@ def reproduce_command(
     folder = output_dir or output_folder(config)
     wanted, unwanted = split(only) or [], split(skip) or []
     if dry_run:
-        steps = run.chosen(wanted, unwanted)
-        plan = run.make_plan(config, folder)
+        plan, steps, _ = run.checked(config, folder, wanted, unwanted)
         rate = rates(config.device)
         _print(run.describe(plan, run.planned(plan, steps, rate), rate), as_json)
         return

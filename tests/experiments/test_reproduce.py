@@ -162,6 +162,33 @@ def test_a_model_that_can_t_be_read_is_refused_in_a_sentence(tmp_path: Path) -> 
         run.make_plan(ReproduceConfig(model="./no/such/model"), tmp_path / "out")
 
 
+def test_a_dry_run_refuses_what_the_command_refuses(tmp_path: Path) -> None:
+    begun, other, file, new = (tmp_path / name for name in ("begun", "other", "file", "new"))
+    quick = ("reproduce", "--preset", "quick", "--engine", "reference")
+    assert call_cli(*quick, "--only", "choices", "--output-dir", str(begun)).returncode == 0
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    file.write_text("mine")
+    for folder, given, said in (
+        (begun, ("--seed", "3"), "seed is 0 there and 3 here"),
+        (begun, ("--only", "report"), "'report' has nothing to show yet: it needs one of layers, "),
+        (other, (), "holds something else"),
+        (file, (), "is not a folder"),
+        (new, ("--only", "sweeps"), "'sweeps' needs choices, story first"),
+        (new, ("--only", "report"), "'report' has nothing to show yet"),
+        (new, ("--only", "choices,report"), "'report' has nothing to show yet"),
+    ):
+        asked = (*quick, *given, "--output-dir", str(folder))
+        planned, done = call_cli(*asked, "--dry-run"), call_cli(*asked)
+        assert said in done.stderr
+        assert planned.stderr == done.stderr
+        assert planned.returncode == done.returncode == 2
+    assert not new.exists()
+    asked = (*quick, "--only", "awareness,report", "--output-dir", str(begun), "--dry-run", "--json")
+    steps = json.loads(call_cli(*asked).stdout)["steps"]
+    assert {s["name"] for s in steps if s["status"] == "pending"} == {"awareness", "report"}
+
+
 async def test_finished_steps_are_skipped_and_other_settings_refused(tmp_path: Path) -> None:
     config = ReproduceConfig(preset="quick", engine="reference")
     with pytest.raises(InputError, match="needs choices"):

@@ -96,6 +96,31 @@ def chosen(only: Sequence[str], skip: Sequence[str]) -> tuple[Step, ...]:
     return tuple(step for step in STEPS if (not only or step.name in only) and step.name not in skip)
 
 
+def checked(
+    config: ReproduceConfig, folder: Path, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> tuple[Plan, tuple[Step, ...], dict[str, Any]]:
+    """Return the plan, the steps that are asked for and the settings; nothing is written yet.
+
+    Raises:
+        InputError: something given is not usable, the folder holds something else or other settings, or a step needs
+            one that is neither done nor asked for.
+
+    """
+    steps = chosen(only, skip)
+    plan = make_plan(config, folder)
+    settings = settings_of(plan)
+    check_settings(folder, settings)
+    for step in steps:
+        behind = [n for n in step.needs if n not in {s.name for s in steps} and not _named(n).done(plan)]
+        if behind:
+            raise InputError(f"Step '{step.name}' needs {', '.join(behind)} first.")
+    shown = [step for step in STEPS if step.name != REPORT and step.sources(plan)]
+    if _named(REPORT) in steps and not any(step in steps or step.done(plan) for step in shown):
+        names = ", ".join(step.name for step in shown)
+        raise InputError(f"Step '{REPORT}' has nothing to show yet: it needs one of {names} first.")
+    return plan, steps, settings
+
+
 def planned(plan: Plan, steps: Sequence[Step], rate: Rates, reported: bool = False) -> list[Planned]:
     """Return every step with its size, its estimate and its state; the report's is told."""
     sized = [(step, step.plan(plan)) for step in STEPS]
@@ -170,6 +195,8 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
     """
     file = folder / FILE
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; give a new --output-dir.")
     if not file.is_file():
         ours = (JOURNAL, f".{FILE}.new")  # What a kill at the very beginning leaves.
         if folder.is_dir() and any(path.name not in ours for path in folder.iterdir()):
@@ -271,18 +298,11 @@ async def reproduce(
     """Do all steps that aren't done yet and write the report; returns what ``reproduce.json`` holds.
 
     Raises:
-        InputError: something given is not usable, or the folder holds other settings.
+        InputError: as :func:`checked`, or the folder can't be made.
         IncompleteError: a step failed; what was done is kept and gone on with by the same call.
 
     """
-    steps = chosen(only, skip)
-    plan = make_plan(config, folder)
-    settings = settings_of(plan)
-    check_settings(folder, settings)
-    for step in steps:
-        behind = [n for n in step.needs if n not in {s.name for s in steps} and not _named(n).done(plan)]
-        if behind:
-            raise InputError(f"Step '{step.name}' needs {', '.join(behind)} first.")
+    plan, steps, settings = checked(config, folder, only, skip)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.adapters import shipped_adapters
-from harness.errors import RunError
 from harness.experiments.backdoor_awareness import SUITE as BACKDOOR_SUITE
 from harness.experiments.reproduce import sizes
 from harness.experiments.reproduce.costs import PAGE, START
@@ -241,8 +240,6 @@ class Report(Step):
             if step.name != self.name and step.done(plan)
             for path in step.sources(plan)
         ]
-        if not found:
-            raise RunError(f"{plan.folder}: nothing is finished that a report could be made of.")
         title = f"Mechanisms of awareness, reproduced on {Path(plan.config.model).name} (preset {plan.config.preset})"
         write(gather(found), plan.folder, title, lab.report)
 
