@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -187,6 +188,28 @@ def test_a_dry_run_refuses_what_the_command_refuses(tmp_path: Path) -> None:
     asked = (*quick, "--only", "awareness,report", "--output-dir", str(begun), "--dry-run", "--json")
     steps = json.loads(call_cli(*asked).stdout)["steps"]
     assert {s["name"] for s in steps if s["status"] == "pending"} == {"awareness", "report"}
+
+
+def test_the_command_that_goes_on_is_one_for_a_shell(
+    embedded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(embedded_model, tmp_path / "my model")
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "model": "my model",
+        "preset": "quick",
+        "layer": 1,
+        "retrain": True,
+        "base_url": "http://host/?a&b",
+    }
+    command = run.way_on(ReproduceConfig.model_validate(given), Path("my folder"), ["layers"])
+    harness, *words = shlex.split(command)
+    assert harness == "harness"
+    done = call_cli(*words, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert (plan["model"], plan["folder"]) == ("my model", "my folder")
+    assert words[words.index("--base-url") + 1] == given["base_url"]
 
 
 async def test_finished_steps_are_skipped_and_other_settings_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from harness.manifest import git_state, suite_digest, versions
 from harness.modelinfo import model_digest
 from harness.models import MODELS, prepare
 from harness.results import write_json
-from harness.runfolder import JOURNAL
+from harness.runfolder import JOURNAL, shell_word
 
 Say = Callable[[str], None]
 
@@ -362,8 +363,8 @@ def way_on(config: ReproduceConfig, folder: Path, only: Sequence[str] = (), skip
     given = config.model_dump(
         exclude={"retrain", "model", "preset", "api_key"}, exclude_unset=True, exclude_none=True
     )
-    flags = [f"--{key.replace('_', '-')} {value}" for key, value in given.items()]
+    flags = [f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in given.items()]
     flags += [f"--only {','.join(only)}"] * bool(only) + [f"--skip {','.join(skip)}"] * bool(skip)
     flags += ["--retrain"] * config.retrain + ["--api-key ..."] * bool(config.api_key)
-    words = [f"harness reproduce --model {config.model} --preset {config.preset}", *flags]
-    return " ".join([*words, f"--output-dir {folder}"])
+    words = [f"harness reproduce --model {shlex.quote(config.model)} --preset {config.preset}", *flags]
+    return " ".join([*words, f"--output-dir {shell_word(folder)}"])
