@@ -22,8 +22,11 @@ from harness.experiments.reproduce import FILE, run
 from harness.experiments.reproduce.costs import minutes, rates
 from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.steps import STEPS
+from harness.journal import Journal
+from harness.manifest import versions
 from harness.paths import cache_dir
 from harness.report.reproduce_terminal import plan_legend
+from harness.runfolder import JOURNAL
 from scripts.reproduce_killed import compare
 from tests.conftest import call_cli, run_cli
 from tests.smol import make
@@ -210,6 +213,29 @@ def test_the_command_that_goes_on_is_one_for_a_shell(
     plan = json.loads(done.stdout)
     assert (plan["model"], plan["folder"]) == ("my model", "my folder")
     assert words[words.index("--base-url") + 1] == given["base_url"]
+
+
+async def test_other_code_is_said_and_what_each_step_began_under_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ReproduceConfig(preset="quick", engine="reference")
+
+    async def at(commit: str, only: str) -> tuple[str, list[str]]:
+        monkeypatch.setattr(run, "git_state", lambda: {"commit": commit, "dirty": False})
+        said: list[str] = []
+        found = await run.reproduce(config, tmp_path / "out", [only], say=said.append)
+        return found["git"]["commit"], [line for line in said if line.startswith("Warning")]
+
+    differs = 'Warning: choices began under other code or packages: git.commit is "a" there and "b" here.'
+    assert await at("a", "choices") == ("a", [])
+    assert await at("b", "choices") == ("a", [differs]), "nothing of it is by b"
+    assert await at("b", "layers") == ("b", [differs])
+    back = 'Warning: layers began under other code or packages: git.commit is "b" there and "a" here.'
+    assert await at("a", "choices") == ("b", [back])
+    with Journal(tmp_path / "out" / JOURNAL) as journal:
+        began = [entry for entry in journal.entries if entry["event"] == "began"]
+    assert [(entry["step"], entry["git"]["commit"]) for entry in began] == [("choices", "a"), ("layers", "b")]
+    assert all(entry["versions"] == versions() for entry in began)
 
 
 async def test_finished_steps_are_skipped_and_other_settings_refused(tmp_path: Path) -> None:

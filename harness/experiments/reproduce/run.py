@@ -11,7 +11,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,14 +207,18 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         before = json.loads(file.read_text("utf-8"))["settings"]
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(f"{file}: can't be read ({e!r}).") from e
-    old, new = _flat(before), _flat(settings)
-    differs = [
+    if differs := _differences(before, settings):
+        raise InputError(f"{folder}: holds a reproduction with other settings: {differs}.")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Say what differs, nothing where nothing does."""
+    old, new = _flat(before), _flat(now)
+    return "; ".join(
         f"{key} is {json.dumps(old.get(key))} there and {json.dumps(new.get(key))} here"
         for key in old | new
         if old.get(key) != new.get(key)
-    ]
-    if differs:
-        raise InputError(f"{folder}: holds a reproduction with other settings: {'; '.join(differs)}.")
+    )
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -231,11 +235,10 @@ class Record:
     def __init__(self, plan: Plan, settings: dict[str, Any], journal: Journal, rate: Rates) -> None:
         self._plan, self._journal, self._rate = plan, journal, rate
         self._sized = planned(plan, STEPS, rate)
+        self.code = {"git": git_state(), "versions": versions()}
         self._fixed = {
             "settings": settings,
             "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
-            "versions": versions(),
-            "git": git_state(),
             "machine": {
                 "platform": platform.platform(),
                 "cores": os.cpu_count(),
@@ -243,6 +246,22 @@ class Record:
                 "product": rate.product,
             },
         }
+
+    def _began(self) -> list[dict[str, Any]]:
+        return [entry for entry in self._journal.entries if entry["event"] == "began"]
+
+    def _code_of(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return by which code a step began; a journal of before doesn't say, and counts as now."""
+        return {key: entry.get(key, now) for key, now in self.code.items()}
+
+    def other_code(self) -> Iterator[str]:
+        """Say which steps began under other code or packages than now."""
+        steps: dict[str, dict[str, None]] = {}
+        for entry in self._began():
+            if differs := _differences(self._code_of(entry), self.code):
+                steps.setdefault(differs, {})[entry["step"]] = None
+        for differs, names in steps.items():
+            yield f"Warning: {', '.join(names)} began under other code or packages: {differs}."
 
     def note(self, event: str, step: Step, **more: Any) -> None:
         """Write down what happened."""
@@ -268,15 +287,16 @@ class Record:
     def write(self, steps: Sequence[Step], running: str | None = None) -> None:
         """Write ``reproduce.json``."""
         found = self._now(steps, self.reported and running is None)
-        took, entries = self.seconds(), self._journal.entries
+        took, began = self.seconds(), self._began()
         said = describe(self._plan, found, self._rate)
         for entry in said["steps"]:
             name = entry["name"]
             if name == running:
                 entry["status"] = "running"
             entry["seconds"] = took.get(name)
-            entry["attempts"] = sum(e["step"] == name and e["event"] == "began" for e in entries)
-        write_json(self._plan.folder / FILE, said | self._fixed)
+            entry["attempts"] = sum(e["step"] == name for e in began)
+        code = self._code_of(began[-1] if began else {})
+        write_json(self._plan.folder / FILE, said | self._fixed | code)
 
     def left(self, steps: Sequence[Step]) -> float:
         """Estimate the seconds that pending steps take, corrected by what finished ones took."""
@@ -311,6 +331,8 @@ async def reproduce(
     rate = rates(config.device)
     with Journal(folder / JOURNAL) as journal:
         record = Record(plan, settings, journal, rate)
+        for line in record.other_code():
+            say(line)
         record.write(steps)
         lab = Lab(plan, report, progress)
         try:
@@ -342,7 +364,7 @@ async def _run(lab: Lab, steps: Sequence[Step], record: Record, say: Say) -> Non
         later = steps[steps.index(step) :]
         if not step.served and (plan.config.device != "cpu" or not any(s.served for s in later)):
             await lab.close()
-        record.note("began", step)
+        record.note("began", step, **record.code)
         record.write(steps, step.name)
         say(f"{step.name} ({STEPS.index(step) + 1} of {len(STEPS)}): {step.title}")
         begun = time.monotonic()
