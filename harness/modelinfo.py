@@ -92,7 +92,7 @@ def from_config(config: dict[str, Any], name: str) -> ModelInfo:
         InputError: a size is missing.
 
     """
-    text = config.get("text_config") or config
+    text = _completed(config.get("text_config") or config)
     try:
         heads = int(text["num_attention_heads"])
         head_dim = int(text.get("head_dim") or text["hidden_size"] // heads)
@@ -107,6 +107,23 @@ def from_config(config: dict[str, Any], name: str) -> ModelInfo:
         )
     except KeyError as e:
         raise InputError(f"The config of '{name}' lacks {e}.") from e
+
+
+def _completed(text: dict[str, Any]) -> dict[str, Any]:
+    """Return a text config with its class's defaults, where these are not what hidden size and heads say.
+
+    Gemma 3's checkpoints leave them out: a head has 256 elements there, not 3840 / 16.
+    """
+    kind = str(text.get("model_type", ""))
+    if (
+        not kind.startswith("gemma")
+        or {"num_attention_heads", "num_key_value_heads", "head_dim"} <= text.keys()
+    ):
+        return text
+    from transformers import AutoConfig
+
+    found: dict[str, Any] = AutoConfig.for_model(**text).to_dict()
+    return found
 
 
 def model_info(model: str) -> ModelInfo:

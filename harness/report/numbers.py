@@ -34,9 +34,9 @@ def size_with_interval(found: MeanInterval) -> str:
     return f"{found.mean:.2f} [{max(found.low, 0.0):.2f}, {found.high:.2f}]"
 
 
-def carried(stem: str | None) -> str:
+def carried(stem: str | None, what: str = "") -> str:
     """Return what a sentence about an effect ends in: the stem that alone carries it, if one does."""
-    return f"; carried by stem '{stem}'" if stem else ""
+    return f"; {what}carried by stem '{stem}'" if stem else ""
 
 
 def share_with_interval(share: float, count: int) -> str:

@@ -70,8 +70,9 @@ def _scales(label: str, found: stats.Counterbalanced) -> Claim:
     moved = found.content.excludes_zero
     anchored = found.bias.excludes_zero
     numbers = (
-        f"content {with_interval(found.content)}{carried(found.content.carried_by)}, liking for high digits "
-        f"{with_interval(found.bias)} nats{carried(found.bias.carried_by)}, n = {found.content.stems} stems"
+        f"content {with_interval(found.content)}, liking for high digits {with_interval(found.bias)} nats, "
+        f"n = {found.content.stems} stems{carried(found.content.carried_by, 'the content is ')}"
+        f"{carried(found.bias.carried_by, 'the liking is ')}"
     )
     if found.content.low is None:
         return Claim(f"{label}: {UNJUDGED} number scales ({numbers}).", "warning", "awareness")
