@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.jsonfile import read_object
 from harness.models import resolve_model
 
 _SAMPLES, _BLOCK = 64, 1 << 16
@@ -79,17 +79,14 @@ def read_config(folder: Path, name: str) -> ModelInfo:
         InputError: there is none, or it lacks what is needed.
 
     """
-    try:
-        return from_config(json.loads((folder / "config.json").read_text("utf-8")), name)
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder / 'config.json'}: can't be read ({e}).") from e
+    return from_config(read_object(folder / "config.json"), name)
 
 
 def from_config(config: dict[str, Any], name: str) -> ModelInfo:
     """Build a :class:`ModelInfo` from a transformers config, text-only or multimodal.
 
     Raises:
-        InputError: a size is missing.
+        InputError: a size is missing, or no number.
 
     """
     text = _completed(config.get("text_config") or config)
@@ -107,6 +104,8 @@ def from_config(config: dict[str, Any], name: str) -> ModelInfo:
         )
     except KeyError as e:
         raise InputError(f"The config of '{name}' lacks {e}.") from e
+    except (TypeError, ValueError) as e:
+        raise InputError(f"The config of '{name}' has a size that is no number ({e}).") from e
 
 
 def _completed(text: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import InputError
-from harness.modelinfo import SHAPES, from_config
+from harness.modelinfo import SHAPES, from_config, read_config
 
 TWELVE = "google/gemma-3-12b-it"
 LEFT_OUT = {
@@ -40,3 +41,11 @@ def test_a_missing_size_is_named() -> None:
     assert from_config(text | {"intermediate_size": 128}, "tiny").kv_out == 64
     with pytest.raises(InputError, match="The config of 'tiny' lacks 'intermediate_size'"):
         from_config(text, "tiny")
+    with pytest.raises(InputError, match="The config of 'tiny' has a size that is no number"):
+        from_config(text | {"intermediate_size": None}, "tiny")
+
+
+def test_a_config_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config\.json: a JSON object is needed"):
+        read_config(tmp_path, "tiny")

@@ -148,8 +148,8 @@ def test_a_model_that_can_t_be_read_is_refused_in_a_sentence(tmp_path: Path) -> 
         "num_hidden_layers": 30, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
     }  # fmt: skip
     for name, config, said in (
-        ("empty", None, "empty/config.json: can't be read"),
-        ("torn", "{", "torn/config.json: can't be read"),
+        ("empty", None, "empty/config.json: is not readable JSON"),
+        ("torn", "{", "torn/config.json: is not readable JSON"),
         ("sizeless", "{}", "sizeless' lacks 'num_attention_heads'"),
         ("untyped", json.dumps(sizes), "untyped' can't be used .*model_type"),
         ("unknown", json.dumps(sizes | {"model_type": "nosuch"}), "unknown' can't be used .*`nosuch`"),
