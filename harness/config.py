@@ -42,23 +42,28 @@ class RunConfig(Reach):
     adapter: list[str] = []
     engine: Literal["server", "reference"] = "server"
     limit: Annotated[int, Field(ge=1)] | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     cache: bool = True
     """Whether answers of earlier runs are used, and this one's kept."""
     output_dir: Path | None = None
 
 
-def check_engine(engine: str, base_url: str | None) -> None:
-    """Refuse a server's address for an engine that is none.
+def check_engine(engine: str, base_url: str | None, tokenizer: str | None = None) -> None:
+    """Refuse a server's address, and a tokenizer for what a server serves, for an engine that is none.
 
     Raises:
-        InputError: ``base_url`` would be ignored.
+        InputError: ``base_url`` or ``tokenizer`` would be ignored.
 
     """
     if base_url and engine != "server":
         raise InputError(
             f"--base-url names a server, but --engine {engine} scores in this process: say --engine server, or "
             "leave --base-url out."
+        )
+    if tokenizer and engine != "server":
+        raise InputError(
+            f"--tokenizer is for a model that a server serves, but --engine {engine} takes the model's own: say "
+            "--engine server, or leave --tokenizer out."
         )
 
 

@@ -43,7 +43,7 @@ def planned_subjects(config: RunConfig, report: Report) -> list[str]:
 
     """
     folders = adapter_dirs(config.adapters)
-    check_engine(config.engine, config.base_url)
+    check_engine(config.engine, config.base_url, config.tokenizer)
     if config.model in MODELS:
         prepare(config.model, report)
     if not config.base_url:
@@ -64,7 +64,7 @@ async def open_engine(config: RunConfig, report: Report) -> AsyncIterator[tuple[
 
     """
     folders = adapter_dirs(config.adapters)
-    check_engine(config.engine, config.base_url)
+    check_engine(config.engine, config.base_url, config.tokenizer)
     if config.engine == "reference":
         yield reference(config.model, config.adapter, folders, config.device, report)
         return

@@ -24,14 +24,13 @@ from harness.results import SCHEMA_VERSION
 JOURNAL, MANIFEST = "journal.jsonl", "manifest.json"
 
 
-def check_writable(config: RunConfig) -> None:
-    """Try where the run's folder will be, before anything long begins.
+def check_writable(place: Path) -> None:
+    """Try where a run's folder will be, before anything long begins.
 
     Raises:
         InputError: nothing can be written there.
 
     """
-    place = config.output_dir or runs_dir()
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):

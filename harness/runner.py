@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from harness.engines import Report, open_engine
 from harness.execute import Finished, Progress, Scorer, finish
 from harness.journal import Journal
 from harness.manifest import make_manifest
+from harness.paths import runs_dir
 from harness.plan import Plan, encode_suite, load_suites
 from harness.prompts import PromptBuilder
 from harness.results import write_json
@@ -33,10 +35,12 @@ async def run(
     progress: Progress = lambda *_: None,
     resume: Path | None = None,
     folder: Path | None = None,
+    way: Callable[[Path, RunConfig], str] = way_on,
 ) -> Finished:
     """Run suites on subjects and write the run folder; with ``resume``, go on with that folder's run.
 
-    A new run makes ``folder``, or one named by the time in the settings' ``output_dir``.
+    A new run makes ``folder``, or one named by the time in the settings' ``output_dir``. ``way`` says how it is gone on
+    with after it stopped early.
 
     Raises:
         InputError: something given is not usable; raised before anything is scored.
@@ -47,7 +51,7 @@ async def run(
     """
     suites = load_suites(config.suite, config.limit)
     if resume is None:
-        check_writable(config)
+        check_writable(config.output_dir or runs_dir())
     with ExitStack() as stack:
         # A folder's lock is taken before a server is started for it.
         journal = stack.enter_context(Journal(resume / JOURNAL)) if resume else None
@@ -65,7 +69,7 @@ async def run(
             journal = journal or stack.enter_context(Journal(folder / JOURNAL))
             if journal.cut_off:
                 report(f"Cut a torn last line of {journal.cut_off} bytes off the journal")
-            with kept(lambda: journal.count, plan.passes, way_on(folder, config)):
+            with kept(lambda: journal.count, plan.passes, way(folder, config)):
                 cache = _open_cache(config, engine, report)
                 scorer = Scorer(engine, plan, journal, cache, manifest["canaries"], progress)
                 await scorer.start()

@@ -96,6 +96,7 @@ def test_names_given_twice(adapter: Path, embedded_model: Path, tmp_path: Path) 
     [
         ("suite: [awareness]\nlimits: 3\n", "unknown field 'limits'; did you mean 'limit'"),
         ("suite: [awareness]\nlimit: many\n", "field 'limit' is 'many'"),
+        ("suite: [awareness]\nseed: -1\n", "field 'seed' is -1"),
         ("suite: [awareness]\ntimeout: .nan\n", "field 'timeout' is nan"),
         ("suite: [awareness]\nconcurrency: 99999\n", "field 'concurrency' is 99999"),
         ("suite: awareness\n", "field 'suite' is 'awareness'"),

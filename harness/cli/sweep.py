@@ -57,7 +57,7 @@ def sweep_command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N of each suite's ten items.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the null's vectors and of resampling.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the null's vectors and of resampling.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts a request.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
@@ -125,7 +125,7 @@ def sweep_command(
     else:
         settings = _config(given)
     if dry_run:
-        _print_plan(settings)
+        _print_plan(settings, as_json)
         return
     with watching() as watcher:
         swept = run_interruptibly(sweep(settings, watcher.report, watcher.watch, folder))
@@ -137,8 +137,9 @@ def sweep_command(
     from harness.report import sweep_terminal, terminal
 
     console = Console(width=terminal.WIDTH, highlight=False)
-    console.print(sweep_terminal.suites_table(swept.results))
-    console.print()
+    if swept.results["suites"]:
+        console.print(sweep_terminal.suites_table(swept.results))
+        console.print()
     console.print(sweep_terminal.legend(swept.results), style="dim")
     sys.stdout.write(f"Results: {swept.folder}\n")
 
@@ -168,19 +169,34 @@ def _config(given: dict[str, Any]) -> Any:
     return validated(SweepConfig, given)
 
 
-def _print_plan(settings: Any) -> None:
-    from harness.evalset import load_evalset
-    from harness.modelinfo import model_info
-    from harness.training.settings import parse_layers
+def _print_plan(settings: Any, as_json: bool) -> None:
+    from harness.cli.console import reporting
+    from harness.experiments.sweep.null import in_profiles
+    from harness.experiments.sweep.run import check
 
-    items = 0
-    for name in settings.suite:
-        suite = load_evalset(name).of_sweep(settings.limit)
-        items += len(suite.items)
-        typer.echo(f"{suite.name}: {', '.join(item.id for item in suite.items)}")
-    layers = parse_layers(settings.layers, model_info(settings.model).layers)
-    passes = items * (1 + len(layers) * len(settings.alphas))
+    with reporting() as reporter:
+        asked = check(settings, reporter.report)
+    items = sum(len(suite.items) for suite in asked.suites)
+    layers, alphas = list(asked.layers), settings.alphas
+    vectors = settings.null + settings.null_shuffled
+    passes = items * (1 + len(layers) * len(alphas))
+    null_passes = vectors * items * len(layers) * len(in_profiles(alphas))
+    suites = {suite.name: [item.id for item in suite.items] for suite in asked.suites}
+    if as_json:
+        plan = {
+            "vector": asked.direction.vector.name, "suites": suites, "layers": layers, "alphas": alphas,
+            "selector": settings.selector, "scale_mode": settings.scale_mode, "passes": passes,
+            "null_passes": null_passes, "model": settings.model, "engine": settings.engine,
+        }  # fmt: skip
+        sys.stdout.write(json.dumps(plan, allow_nan=False) + "\n")
+        return
+    for name, ids in suites.items():
+        typer.echo(f"{name}: {', '.join(ids)}")
     typer.echo(
-        f"{items} items × {len(layers)} layers × {len(settings.alphas)} strengths, '{settings.selector}', "
+        f"{items} items × {len(layers)} layers × {len(alphas)} strengths, '{settings.selector}', "
         f"{settings.scale_mode}: {passes} forward passes on {settings.model}, {settings.engine}"
     )
+    if vectors:
+        typer.echo(
+            f"and {null_passes} in process for {vectors} null vectors, at strengths that enter a profile"
+        )

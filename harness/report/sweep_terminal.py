@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from harness.experiments.sweep import LIMITS
 from harness.report.numbers import interval_of, with_interval
 
 
@@ -47,12 +48,16 @@ def suites_table(results: dict[str, Any]) -> Table:
 
 
 def legend(results: dict[str, Any]) -> str:
-    """Say what the columns are, and the noise floor."""
-    return (
+    """Say what the columns are, or why there are none, and the noise floor."""
+    columns = (
         "Effect: half of (max shift over 0 < α < T − min over −T < α < 0), mean over stems, in nats; +α is towards "
         "risky. Held-out: the layer chosen on half of the stems, and on the others half of (shift at the strongest "
         "α below T − at −α). Cells: layer × α whose shift stands out (max-statistic over all, p ≤ 0.05). p null: the "
-        f"largest effect over layers against random vectors'. Noise floor {results['noise_floor']:.1g} nats; "
+        "largest effect over layers against random vectors'."
+    )
+    none = f"No strengths of both signs below {' or '.join(map(str, LIMITS))}: no profile is made."
+    return (
+        f"{columns if results['suites'] else none} Noise floor {results['noise_floor']:.1g} nats; "
         f"{results['scored_now']} of {results['passes']} passes in {results['seconds']:.0f} s; "
         f"‖v‖ = {results['vector']['norm']:.3g}."
     )

@@ -20,7 +20,7 @@ import pytest
 
 from harness import stats
 from harness.cli.grid import picture
-from harness.errors import InputError
+from harness.errors import HarnessError, IncompleteError, InputError, RunError
 from harness.experiments.sweep.config import STUDY_ALPHAS, SweepConfig
 from harness.experiments.sweep.engines import subject
 from harness.experiments.sweep.grid import Direction, Grid
@@ -28,6 +28,8 @@ from harness.experiments.sweep.results import extremes, signed_table
 from harness.experiments.sweep.run import Swept, resumed_config, sweep
 from harness.journal import decode_line
 from harness.reference.sweep import Strengths, Sweeper
+from harness.report.sweep_terminal import legend
+from harness.runfolder import find_run
 from harness.training.lora import load_base
 from harness.vectors import read_vector
 from tests.conftest import call_cli, run_cli
@@ -168,17 +170,89 @@ def test_a_vector_without_a_behavior_needs_a_sign(model: Path, tmp_path: Path) -
     assert profile["mean_shift_max"] < 0 < profile["mean_shift_min"]
 
 
-def test_the_command_says_what_is_wrong() -> None:
+def test_the_command_says_what_is_wrong(embedded_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    plan = ("--vector", "safe_vec_l22", "--dry-run")
     for arguments, said in (
         ((), "--vector is missing"),
         (("--vector", "safe_vec_l22", "--alphas", "0,1"), "not 0"),
         (("--vector", "safe_vec_l22", "--alphas", "a"), "numbers separated by commas"),
+        (("--vector", "safe_vec_l22", "--output-dir", str(file / "sweeps")), "Give a writable --output-dir."),
         (("--resume", "no_such_sweep"), "no_such_sweep"),
+        (("--vector", "nosuch", "--dry-run"), "Unknown steering vector 'nosuch'"),
+        (("--vector", "safe_l22", "--dry-run"), "Did you mean safe_vec_l22"),
+        ((*plan, "--suite", "awareness,awareness"), "The suite 'awareness' is given twice."),
+        ((*plan, "--layers", "99"), "layers 0 to 29"),
+        ((*plan, "--base-url", "http://127.0.0.1:9"), "--engine in-process scores in this process"),
+        ((*plan, "--tokenizer", "x"), "--engine in-process takes the model's own"),
+        ((*plan, "--null", "2", "--alphas=0.01"), "strengths 0.01: a profile needs strengths of both signs"),
+        ((*plan, "--null-shuffled", "1", "--alphas=-0.5,0.5"), "below 0.02 or 0.1"),
+        ((*plan, "--seed", "-1"), "Invalid value for '--seed'"),
     ):
         done = call_cli("sweep", *arguments)
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+    with pytest.raises(ValueError, match="seed"):
+        SweepConfig(vector="safe_vec_l22", seed=-1)
+
+
+def test_a_dry_run_counts_the_null_too(embedded_model: Path) -> None:
+    given = ("--suite", "ood", "--limit", "2", "--layers", "3,22", "--alphas=-0.5,-0.01,0.01", "--null", "4")
+    asked = ("sweep", "--vector", "safe_vec_l22", *given, "--dry-run")
+    done = call_cli(*asked, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert (plan["layers"], plan["passes"], plan["null_passes"]) == ([3, 22], 2 * (1 + 2 * 3), 4 * 2 * 2 * 2)
+    assert len(plan["suites"]["ood"]) == 2
+    assert "32 in process for 4 null vectors" in call_cli(*asked).stdout
+
+
+def test_strengths_without_both_signs_make_no_profile(model: Path, tmp_path: Path) -> None:
+    vector = planted.vector(tmp_path, "v", planted.planted_values())
+    swept = run(model, vector, tmp_path / "out", alphas=[-0.5, 0.5], limit=1, layers="3")
+    assert swept.results["suites"] == []
+    assert legend(swept.results).startswith(
+        "No strengths of both signs below 0.02 or 0.1: no profile is made."
+    )
+
+
+def test_a_score_that_is_not_finite_is_named(model: Path, tmp_path: Path) -> None:
+    """To go on would give the same: nobody is told to."""
+    vector = planted.vector(tmp_path, "v", planted.planted_values())
+    with pytest.raises(HarnessError, match=r"^ood, .*at layer 3 with α = 1e\+308 is not finite") as failed:
+        run(model, vector, tmp_path / "out", alphas=[1e308], limit=1, layers="3")
+    assert failed.value.exit_code == 1
+    assert "Go on" not in str(failed.value)
+
+
+def test_a_null_that_is_asked_for_later_stays(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle, it is gone on with by the command that is said."""
+    monkeypatch.chdir(tmp_path)
+    vector = planted.vector(tmp_path, "v", planted.planted_values())
+    folder = run(model, vector, Path(), alphas=[-0.016, 0.016], limit=1, layers="3").folder
+
+    def full(said: str) -> None:
+        if "random vector 2" in said:
+            raise RunError("The disk is full.")
+
+    with pytest.raises(IncompleteError) as stopped:
+        asyncio.run(sweep(resumed_config(folder, {"null": 3}), full, resume=folder))
+    word = str(stopped.value).split()[-1]
+    assert word == f"./{folder}"
+    found = find_run(word, None)
+    swept = asyncio.run(sweep(resumed_config(found, {}), resume=found))
+    assert {line["random_vectors"] for line in swept.results["null"]} == {3}
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"null": 3', '"null": 0'))
+    assert resumed_config(folder, {"null": 1}).null == 3, "what is scored stays"
+    refused = call_cli("sweep", "--resume", word, "--concurrency", "5000")
+    assert refused.returncode == 2
+    assert "field 'concurrency' is 5000" in refused.stderr
 
 
 def test_the_picture_shows_where_the_effect_is(model: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class SweepConfig(Reach):
     """Vectors trained on shuffled labels."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first items of each suite's ten."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Of random vectors, shuffled labels, and resampling."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 40
     max_tokens: Annotated[int, Field(ge=64)] = 8192

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.errors import InputError
+from harness.errors import HarnessError, InputError
 from harness.experiments.sweep import BASE_LAYER
 from harness.plan import PlannedSuite
 from harness.prompts import Encoded
@@ -78,9 +79,18 @@ class Grid:
 
 
 def entry(cell: Cell, score: Score) -> dict[str, Any]:
-    """Return a cell's line in the journal."""
+    """Return a cell's line in the journal.
+
+    Raises:
+        HarnessError: a value isn't finite. Not a RunError, which a sweep can be gone on with after.
+
+    """
     suite, item, layer, alpha = cell
     known = {key: value for key, value in asdict(score).items() if value is not None}
+    if not all(map(math.isfinite, known.values())):
+        where = "of the base model" if layer == BASE_LAYER else f"at layer {layer} with α = {alpha:g}"
+        hint = "" if layer == BASE_LAYER else "; sweep without that strength"
+        raise HarnessError(f"{suite}, {item}: the score {where} is not finite{hint}.")
     return {"suite": suite, "item": item, "layer": layer, "alpha": alpha, **known}
 
 

@@ -39,6 +39,11 @@ class NullVector:
     make: Callable[[], FloatVector]
 
 
+def in_profiles(alphas: Sequence[float]) -> list[float]:
+    """Return the strengths that enter a profile."""
+    return [alpha for alpha in alphas if abs(alpha) < max(LIMITS)]
+
+
 def random_vectors(vector: SteeringVector, count: int, seed: int) -> list[NullVector]:
     """Return random directions of the vector's norm."""
 
@@ -75,7 +80,7 @@ class Null:
     def __init__(self, grid: Grid, model: Any, bos_id: int | None, max_tokens: int, journal: Journal) -> None:
         self._grid, self._journal = grid, journal
         self._model, self._bos, self._max_tokens = model, bos_id, max_tokens
-        self._alphas = [alpha for alpha in grid.alphas if abs(alpha) < max(LIMITS)]
+        self._alphas = in_profiles(grid.alphas)
         self.profiles: dict[tuple[str, int], Any] = {
             (line["kind"], line["vector"]): line["profile"] for line in journal.entries
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,23 +16,33 @@ from harness.client import ScoringClient
 from harness.config import RunConfig, check_engine
 from harness.engines import Report, adapter_dirs, open_engine
 from harness.errors import InputError
-from harness.evalset import load_evalset
-from harness.experiments.sweep import BASE_LAYER, SCHEMA_VERSION
+from harness.evalset import EvalSet
+from harness.experiments.sweep import BASE_LAYER, LIMITS, SCHEMA_VERSION
 from harness.experiments.sweep.config import SweepConfig
 from harness.experiments.sweep.engines import InProcess, Server, SweepEngine
 from harness.experiments.sweep.grid import Direction, Grid, entry, read_entry
 from harness.experiments.sweep.null import Null, judge, random_vectors, shuffled_vectors
-from harness.experiments.sweep.results import profiles, rows, summary, write_table
+from harness.experiments.sweep.results import limits, profiles, rows, summary, write_table
 from harness.guard import Canary
 from harness.journal import Journal
+from harness.jsonl import validated
 from harness.manifest import origin, suite_digest
 from harness.modelinfo import model_info
 from harness.models import MODELS, prepare, resolve_model
 from harness.paths import sweeps_dir
-from harness.plan import Plan, PlannedSuite, encode_suite
+from harness.plan import Plan, PlannedSuite, encode_suite, load_suites
 from harness.prompts import PromptBuilder
 from harness.results import write_json
-from harness.runfolder import JOURNAL, MANIFEST, check_same, kept, make_folder, read_manifest
+from harness.runfolder import (
+    JOURNAL,
+    MANIFEST,
+    check_same,
+    check_writable,
+    kept,
+    make_folder,
+    read_manifest,
+    shell_word,
+)
 from harness.scoring import Engine
 from harness.subject import BASE
 from harness.training.settings import parse_layers
@@ -68,6 +79,39 @@ class Swept:
         return share_html(lambda: sweep_share(self))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep's settings name, looked up without an engine."""
+
+    direction: Direction
+    layers: tuple[int, ...]
+    suites: tuple[EvalSet, ...]
+
+
+def check(config: SweepConfig, report: Report = lambda _: None) -> Asked:
+    """Look up all that a sweep's settings name.
+
+    Raises:
+        InputError: something given is not usable.
+
+    """
+    check_engine(config.engine, config.base_url, config.tokenizer)
+    if config.model in MODELS:
+        prepare(config.model, report)
+    info = model_info(config.model)
+    vector = read_vector(find_vector(config.vector, adapter_dirs(config.adapters)))
+    check_base(vector, info)
+    direction = Direction.of(vector, config.sign)
+    layers = parse_layers(config.layers, info.layers)
+    suites = tuple(suite.of_sweep(config.limit) for suite in load_suites(config.suite, None))
+    if (config.null or config.null_shuffled) and not limits(config.alphas):
+        raise InputError(
+            f"--null has no profile to judge at the strengths {', '.join(f'{a:g}' for a in config.alphas)}: a profile "
+            f"needs strengths of both signs below {' or '.join(map(str, LIMITS))}, like --alphas=-0.01,0.01."
+        )
+    return Asked(direction, layers, suites)
+
+
 async def sweep(
     config: SweepConfig,
     report: Report = lambda _: None,
@@ -84,36 +128,34 @@ async def sweep(
         ServerError: the server can't be had or trusted.
         IncompleteError: it stopped early; what was scored is kept.
         RunError: the folder can't be made.
+        HarnessError: a score isn't finite.
 
     """
     started = time.monotonic()
-    check_engine(config.engine, config.base_url)
-    if config.model in MODELS:
-        prepare(config.model, report)
-    info = model_info(config.model)
-    vector = read_vector(find_vector(config.vector, adapter_dirs(config.adapters)))
-    check_base(vector, info)
-    direction = Direction.of(vector, config.sign)
-    layers = parse_layers(config.layers, info.layers)
-    suites = [load_evalset(name).of_sweep(config.limit) for name in config.suite]
+    asked = check(config, report)
+    direction = asked.direction
+    if resume is None and folder is None:
+        check_writable(config.output_dir or sweeps_dir())
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal(resume / JOURNAL)) if resume else None
-        opened = await stack.enter_async_context(_open(config, vector, report))
+        opened = await stack.enter_async_context(_open(config, direction.vector, report))
         builder = PromptBuilder(opened.engine.tokenizer)
-        planned = tuple(_without_digits(encode_suite(suite, builder)) for suite in suites)
-        grid = Grid(planned, layers, tuple(config.alphas), config.selector, config.scale_mode, config.bos)
+        planned = tuple(_without_digits(encode_suite(suite, builder)) for suite in asked.suites)
+        grid = Grid(
+            planned, asked.layers, tuple(config.alphas), config.selector, config.scale_mode, config.bos
+        )
         folder = resume or make_folder(config.output_dir or sweeps_dir(), folder)
         manifest = _manifest(folder.name, config, grid, direction, opened.engine)
         if resume:
             before = read_manifest(resume)
             check_same(before, manifest, resume, DECISIVE)
-            manifest = before
-        else:
-            write_json(folder / MANIFEST, manifest)
+            null = {"null": config.null, "null_shuffled": config.null_shuffled}
+            manifest = before | {"config": before["config"] | null}
+        write_json(folder / MANIFEST, manifest)
         journal = journal or stack.enter_context(Journal(folder / JOURNAL))
         grid.scores.update(map(read_entry, journal.entries))
         already = len(grid.scores)
-        with kept(lambda: len(grid.scores), grid.passes, f"harness sweep --resume {folder}"):
+        with kept(lambda: len(grid.scores), grid.passes, f"harness sweep --resume {shell_word(folder)}"):
             canary = Canary(opened.engine, Plan(grid.suites, (BASE,)))
             await canary.start(
                 {
@@ -262,13 +304,22 @@ def _manifest(
 
 
 def resumed_config(folder: Path, given: dict[str, Any]) -> SweepConfig:
-    """Return a sweep's own settings, with how to reach the server taken from the flags.
+    """Return a sweep's own settings, with how to reach the server and more null vectors taken from the flags.
+
+    What is scored of the null stays in it.
 
     Raises:
-        InputError: it isn't a sweep's folder.
+        InputError: it isn't a sweep's folder, its settings can't be read, or a flag isn't usable.
 
     """
     manifest = read_manifest(folder)
     if manifest.get("kind") != "sweep":
         raise InputError(f"{folder}: is not a sweep's folder.")
-    return SweepConfig.model_validate(manifest["config"] | given)
+    own = validated(SweepConfig, manifest.get("config"), f"{folder / MANIFEST}: config: ")
+    config = validated(SweepConfig, own.model_dump() | given)
+    if not (folder / NULL_JOURNAL).is_file():
+        return config
+    with Journal(folder / NULL_JOURNAL) as journal:
+        scored = Counter(line["kind"] for line in journal.entries)
+    null = max(config.null, scored["random"]), max(config.null_shuffled, scored["shuffled"])
+    return config.model_copy(update=dict(zip(("null", "null_shuffled"), null, strict=True)))
