@@ -89,11 +89,12 @@ def compare(
 
     """
     from harness.engines import adapter_dirs
-    from harness.experiments.compare import expand, write
+    from harness.experiments.compare import expand, way_on, write
+    from harness.runner import run as score
 
     names, places = expand(list(subjects), adapter_dirs([Path(p) for p in settings.get("adapters", [])]))
     settings["adapters"] = places
-    scored = run(suite, names, **settings)
+    scored = load_run(_wait(score(_config(suite, names, settings), way=way_on)).folder)
     return scored, write(scored)
 
 

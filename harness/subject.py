@@ -148,10 +148,25 @@ def _subject(name: str, folders: list[Path], model: ModelInfo, digest: str | Non
 
 def _places(name: str, folders: list[Path], model: ModelInfo) -> list[tuple[Term, Path]]:
     """Return each term of a name and the folder that it stands for."""
-    if name.lower().endswith(".gguf"):
+    if is_gguf(name):
         from harness.owned import gguf_folders
 
         return [(Term(place.name), place) for place in gguf_folders(Path(name), model)]
+    return named(name, folders)
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a subject's name is the path of a GGUF control vector."""
+    return name.lower().endswith(".gguf")
+
+
+def named(name: str, folders: list[Path]) -> list[tuple[Term, Path]]:
+    """Return each term of a name, or of a folder's path, and the folder that it stands for.
+
+    Raises:
+        InputError: an unknown name, or a folder that is no adapter's.
+
+    """
     if "/" in name or name.startswith("."):
         path = Path(name)
         if not any((path / config).is_file() for config in (LORA_CONFIG, VECTOR_CONFIG)):

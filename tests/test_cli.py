@@ -151,6 +151,12 @@ ANY = ["--output-dir", "unused"]
             2,
             "--base-url names a server, but --engine reference scores in this process",
         ),
+        (
+            ["run", "--suite", "awareness", "--engine", "reference", "--tokenizer", "x", "--dry-run"],
+            2,
+            "--tokenizer is for a model that a server serves",
+        ),
+        (["run", "--suite", "awareness", "--seed", "-1", "--dry-run"], 2, "Invalid value for '--seed'"),
         (["run"], 2, "field 'suite' is missing"),
         (["run", "--suite", "awareness", "--limit", "0"], 2, "greater than or equal to 1"),
         (["run", "--resume", "20200101-000000-0000"], 2, "Unknown run"),
@@ -259,6 +265,15 @@ def test_a_dry_run_scores_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "awareness: 2 stems" in done.stdout
     assert "subjects: base, safe_l22" in done.stdout
+    told = call_cli(
+        "run", "--suite", "awareness", "--adapter", "safe_l22", "--limit", "2", "--dry-run", "--json"
+    )
+    plan = json.loads(told.stdout)
+    assert plan["suites"]["awareness"]["stems"] == 2
+    assert (plan["subjects"], plan["passes"]) == (
+        ["base", "safe_l22"],
+        2 * plan["suites"]["awareness"]["items"],
+    )
 
 
 def test_a_config_file_has_the_flags_keys(tmp_path: Path) -> None:

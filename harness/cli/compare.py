@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli import options
+
+if TYPE_CHECKING:
+    from harness.experiments.against import Against
+    from harness.experiments.backdoor_awareness import Found
+    from harness.experiments.compare import Comparison
+    from harness.results import Run
 
 
 def compare_command(
@@ -55,6 +61,7 @@ def compare_command(
     from harness.engines import adapter_dirs
     from harness.errors import InputError
     from harness.experiments.compare import expand
+    from harness.results import load_run
     from harness.runfolder import find_run
 
     flags = {
@@ -63,9 +70,15 @@ def compare_command(
         "output_dir": output_dir,
     }  # fmt: skip
     given: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+    if anyway and against is None:
+        raise InputError("--anyway goes with --against RUN, the finished run to compare with.")
+    # Before anything is scored: the newest run is then another one, and what can't be compared costs no time.
+    other = None if against is None else load_run(find_run(against, output_dir))
     if run is not None:
-        if subjects or set(given) - {"output_dir"}:
+        if subjects or adapters or set(given) - {"output_dir"}:
             raise InputError("--run ranks a finished run as it is; give no subjects or settings with it.")
+        if dry_run:
+            raise InputError("--run scores nothing, so that --dry-run has nothing to say; leave it out.")
         folder = find_run(run, output_dir)
     else:
         if not subjects:
@@ -73,35 +86,39 @@ def compare_command(
         names, places = expand(subjects, adapter_dirs(adapters or []))
         settings = make_config(None, {"suite": ["awareness"], "adapter": names, "adapters": places} | given)
         if dry_run:
-            print_plan(settings)
+            print_plan(settings, as_json)
             return
         folder = _score(settings)
-    _show(folder, find_run(against, output_dir) if against else None, anyway, as_json, fresh=run is None)
+    _show(load_run(folder), other, anyway, as_json, fresh=run is None)
 
 
 def _score(settings: Any) -> Path:
     from harness.cli.console import reporting
+    from harness.experiments.compare import way_on
     from harness.runner import run
     from harness.signals import run_interruptibly
 
     with reporting() as reporter:
-        return run_interruptibly(run(settings, reporter.report, reporter.progress, None)).folder
+        return run_interruptibly(run(settings, reporter.report, reporter.progress, way=way_on)).folder
 
 
-def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: bool) -> None:
+def _show(loaded: Run, other: Run | None, anyway: bool, as_json: bool, fresh: bool) -> None:
+    """Rank a run and print it; what was scored just now is kept and shown before another run is refused."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
+    from harness.errors import InputError
     from harness.experiments.against import against
     from harness.experiments.backdoor_awareness import found_in
     from harness.experiments.compare import plain, rank, write
-    from harness.report import backdoor_words, ranking, terminal
-    from harness.results import load_run
 
-    loaded = load_run(folder)
-    beside = against(loaded, load_run(other), anyway) if other else None
     found = write(loaded) if fresh else rank(loaded)
+    beside, refused = None, None
+    try:
+        beside = against(loaded, other, anyway) if other else None
+    except InputError as e:
+        if not fresh:
+            raise
+        refused = e
     said = found_in(loaded)
     if as_json:
         told = {
@@ -109,8 +126,19 @@ def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: 
             "against": beside and asdict(beside),
             "backdoor_awareness": asdict(said) if said.reports else None,
         }
-        sys.stdout.write(json.dumps({**told, "folder": str(folder)}, allow_nan=False) + "\n")
-        return
+        sys.stdout.write(json.dumps({**told, "folder": str(loaded.path)}, allow_nan=False) + "\n")
+    else:
+        _print(loaded, found, beside, said)
+    if refused:
+        raise refused
+
+
+def _print(loaded: Run, found: Comparison, beside: Against | None, said: Found) -> None:
+    from rich.console import Console
+
+    from harness.report import backdoor_words, ranking, terminal
+    from harness.runfolder import shell_word
+
     console = Console(width=terminal.WIDTH, highlight=False)
     if beside is not None:
         for line in beside.differs:
@@ -137,4 +165,4 @@ def _show(folder: Path, other: Path | None, anyway: bool, as_json: bool, fresh: 
         console.print(line, markup=False)
     for name, reasons in loaded.results["invalid_items"].items():
         console.print(f"{name}: {len(reasons)} items left out: {reasons[0]}", style="yellow", markup=False)
-    sys.stdout.write(f"Results: {folder}\nFigures: harness view {folder}\n")
+    sys.stdout.write(f"Results: {loaded.path}\nFigures: harness view {shell_word(loaded.path)}\n")

@@ -32,7 +32,9 @@ def run_command(
         str | None, typer.Option(help="Tokenizer folder or hub id, if not the model's.")
     ] = None,
     limit: options.Limit = None,
-    seed: Annotated[int | None, typer.Option(help="For resampling only; scores don't depend on it.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="For resampling only; scores don't depend on it.")
+    ] = None,
     concurrency: options.Concurrency = None,
     batch_size: options.BatchSize = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
@@ -90,7 +92,7 @@ def run_command(
     else:
         settings = make_config(config, given)
     if dry_run:
-        print_plan(settings)
+        print_plan(settings, as_json)
         return
     with reporting() as reporter:
         finished = run_interruptibly(run(settings, reporter.report, reporter.progress, folder))
@@ -130,7 +132,7 @@ def make_config(file: Path | None, given: dict[str, Any]) -> Any:
     return validated(RunConfig, read_mapping(file) | given, f"{file}: ")
 
 
-def print_plan(settings: Any) -> None:
+def print_plan(settings: Any, as_json: bool) -> None:
     """Say what would be scored.
 
     Raises:
@@ -144,7 +146,12 @@ def print_plan(settings: Any) -> None:
     suites = load_suites(settings.suite, settings.limit)
     with reporting() as reporter:
         subjects = planned_subjects(settings, reporter.report)
+    passes = len(subjects) * sum(len(suite.items) for suite in suites)
+    if as_json:
+        sizes = {suite.name: {"stems": len(suite.stems), "items": len(suite.items)} for suite in suites}
+        plan = {"suites": sizes, "subjects": subjects, "passes": passes, "model": settings.model}
+        sys.stdout.write(json.dumps(plan, allow_nan=False) + "\n")
+        return
     for suite in suites:
         typer.echo(f"{suite.name}: {len(suite.stems)} stems, {len(suite.items)} items")
-    passes = len(subjects) * sum(len(suite.items) for suite in suites)
     typer.echo(f"subjects: {', '.join(subjects)}; {passes} forward passes on {settings.model}")

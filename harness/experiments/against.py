@@ -47,12 +47,16 @@ class Against:
 def differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Return what determines a number and differs between two manifests: ``what: this here, that there``.
 
-    Suites and subjects that only one of them has make no number of the other's incomparable.
+    Suites and subjects that only one of them has make no number of the other's incomparable, nor does the model's name
+    or folder where the weights are known to be the same.
     """
+    digests = [run["engine"].get("model_digest") for run in (first, other)]
+    ignored = {"engine.model"} if digests[0] is not None and digests[0] == digests[1] else set()
     found = [
         f"{name}: {here!s} here, {there!s} there"
         for part in ("engine", "tokenizer_digest")
         for name, here, there in _apart(part, first[part], other[part])
+        if name not in ignored
     ]
     for kind, key, word in (("suites", "digest", "questions"), ("subjects", "content", "weights")):
         shared = first[kind].keys() & other[kind].keys()

@@ -8,7 +8,8 @@ looked at all subjects of a suite (:func:`harness.stats.max_statistic`).
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,12 @@ import pandas as pd
 
 from harness import stats
 from harness.adapters import CONFIG as LORA_CONFIG
+from harness.config import RunConfig
 from harness.errors import InputError
 from harness.results import Run, directed_suites, write_json
-from harness.subject import artifact_folders
+from harness.runfolder import shell_word
+from harness.runfolder import way_on as run_way_on
+from harness.subject import BASE_NAME, artifact_folders, is_gguf, named
 from harness.vectors import CONFIG as VECTOR_CONFIG
 
 if TYPE_CHECKING:
@@ -92,48 +96,76 @@ def expand(wanted: Sequence[str], folders: Sequence[Path]) -> tuple[list[str], l
 
     Args:
         wanted: subjects in the grammar, globs over known names (``safe_*``), adapter folders, folders of adapters,
-            or text files with one of these a line (# begins a comment).
+            GGUF files, or text files with one of these a line (# begins a comment).
         folders: where names are looked up.
 
     Raises:
-        InputError: a glob or folder without adapters, a file that can't be read.
+        InputError: a glob, folder or file without subjects, a file that can't be read, a line's unknown name, or no
+            subject beside base.
 
     """
     places = list(folders)
-    names: list[str] = []
-    for entry in _lines(wanted):
-        path = Path(entry)
-        if path.is_dir() and "@" not in entry:
-            inside = [path] if _is_artifact(path) else sorted(p for p in path.iterdir() if _is_artifact(p))
-            if not inside:
-                raise InputError(
-                    f"{path}: holds no adapters ({LORA_CONFIG}) and no vectors ({VECTOR_CONFIG})."
-                )
-            names += [p.resolve().name for p in inside]
-            places += [p for p in dict.fromkeys(q.parent for q in inside) if p not in places]
-        elif _GLOB & set(entry):
-            adapters, vectors = artifact_folders(places)
-            found = sorted(fnmatch.filter([*adapters, *vectors], entry))
-            if not found:
-                known = ", ".join(sorted(adapters | vectors)) or "none"
-                raise InputError(f"'{entry}' fits no adapter. Known: {known}.")
-            names += found
-        else:
-            names.append(entry)
-    return list(dict.fromkeys(names)), places
+    names: dict[str, str] = {}
+    for where, entry in _lines(wanted):
+        with _told(where):
+            names |= dict.fromkeys(_names(entry, places), where)
+    for name, where in names.items():
+        if where and name != BASE_NAME and not is_gguf(name):
+            with _told(where):
+                named(name, places)
+    if not names.keys() - {BASE_NAME}:
+        raise InputError("Nothing to compare: base is scored beside every subject; name one more at least.")
+    return list(names), places
 
 
-def _lines(wanted: Iterable[str]) -> Iterable[str]:
+def _names(entry: str, places: list[Path]) -> list[str]:
+    """Return an entry's names; what they are looked up in is added to the places."""
+    path = Path(entry)
+    if path.is_dir() and "@" not in entry:
+        inside = [path] if _is_artifact(path) else sorted(p for p in path.iterdir() if _is_artifact(p))
+        if not inside:
+            raise InputError(f"{path}: holds no adapters ({LORA_CONFIG}) and no vectors ({VECTOR_CONFIG}).")
+        if path not in places:
+            places.append(path)
+        return [p.resolve().name for p in inside]
+    if _GLOB & set(entry):
+        adapters, vectors = artifact_folders(places)
+        found = sorted(fnmatch.filter([*adapters, *vectors], entry))
+        if not found:
+            known = ", ".join(sorted(adapters | vectors)) or "none"
+            raise InputError(f"'{entry}' fits no adapter. Known: {known}.")
+        return found
+    if path.suffix and "@" not in entry and not path.exists():
+        raise InputError(
+            f"{entry}: there is no such file; valid: a name, a folder, a text file, a GGUF file."
+        )
+    return [entry]
+
+
+def _lines(wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is wanted, each with the file and line that it stands in, if it stands in one."""
     for entry in wanted:
         path = Path(entry)
-        if not path.is_file():
-            yield entry
+        if not path.is_file() or is_gguf(entry):
+            yield "", entry
             continue
         try:
             lines = path.read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise InputError(f"{path}: is not a text file of subjects ({e}).") from e
-        yield from filter(None, (line.partition("#")[0].strip() for line in lines))
+        subjects = {number: line.partition("#")[0].strip() for number, line in enumerate(lines, 1)}
+        if not any(subjects.values()):
+            raise InputError(f"{path}: names no subject; one a line is needed (# begins a comment).")
+        yield from ((f"{path}:{number}: ", subject) for number, subject in subjects.items() if subject)
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Say before what is wrong where it stands."""
+    try:
+        yield
+    except InputError as e:
+        raise InputError(f"{where}{e}") from e
 
 
 def _is_artifact(path: Path) -> bool:
@@ -178,6 +210,11 @@ def rank_suite(rows: pd.DataFrame, suite: str, directed: bool = True) -> Ranking
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def way_on(folder: Path, config: RunConfig) -> str:
+    """Return the commands that go on with a comparison's run and rank it."""
+    return f"{run_way_on(folder, config)} && harness compare --run {shell_word(folder)}"
 
 
 def write(run: Run) -> Comparison:

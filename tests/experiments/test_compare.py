@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import InputError
+from harness.config import RunConfig
+from harness.errors import IncompleteError, InputError
 from harness.evalset import load_evalset
 from harness.experiments.against import against, differences
 from harness.experiments.compare import expand, rank, rank_suite
@@ -18,6 +21,7 @@ from harness.manifest import suite_digest
 from harness.paths import data_dir
 from harness.results import Run, load_run
 from harness.runfolder import check_same
+from harness.subject import artifact_folders
 from tests.conftest import call_cli
 
 RUNS = Path(__file__).parents[2] / "reports" / "adapters" / "runs"
@@ -50,6 +54,18 @@ def test_subjects_come_from_globs_folders_and_files(made_adapters: Path, tmp_pat
     listed.write_text("made_safe  # the safe one\n\nmade_vec@0.5\nmade_s*\n")
     assert expand([str(listed)], [made_adapters])[0] == ["made_safe", "made_vec@0.5"]
     assert expand([str(made_adapters / "made_safe")], [])[0] == ["made_safe"]
+    gguf = tmp_path / "mine.gguf"
+    gguf.write_bytes(b"GGUF\xff")
+    assert expand([str(gguf)], [])[0] == [str(gguf)]
+
+
+def test_a_folder_brings_none_of_its_neighbours(made_adapters: Path, tmp_path: Path) -> None:
+    """A sibling that has another adapter's name doesn't matter where it isn't asked for."""
+    mine = shutil.copytree(made_adapters / "made_safe", tmp_path / "mine")
+    shutil.copytree(made_adapters / "made_risky", tmp_path / "made_risky")
+    names, places = expand([str(mine), "made_risky"], [made_adapters])
+    assert names == ["mine", "made_risky"]
+    assert artifact_folders(places)[0]["made_risky"] == made_adapters / "made_risky"
 
 
 def test_what_fits_nothing_is_refused(made_adapters: Path, tmp_path: Path) -> None:
@@ -61,6 +77,26 @@ def test_what_fits_nothing_is_refused(made_adapters: Path, tmp_path: Path) -> No
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file"):
         expand([str(broken)], [])
+    with pytest.raises(InputError, match=r"none\.txt: there is no such file"):
+        expand([str(tmp_path / "none.txt")], [])
+    for text, said in (
+        ("", "subjects.txt: names no subject"),
+        ("# none yet\n\n", "subjects.txt: names no subject"),
+        (
+            "made_safe\n\nmade_saf  # typo\n",
+            "subjects.txt:3: Unknown adapter 'made_saf'. Did you mean made_safe",
+        ),
+        ("made_vec@0.5+none\n", "subjects.txt:1: Unknown adapter 'none'"),
+        ("nothing_*\n", "subjects.txt:1: 'nothing_"),
+        ("./no/folder\n", "subjects.txt:1: ./no/folder: is not an adapter folder"),
+    ):
+        broken.write_text(text)
+        with pytest.raises(InputError, match=re.escape(said)):
+            expand([str(broken)], [made_adapters])
+    broken.write_text("base\n")
+    for nobody in ("base", str(broken)):
+        with pytest.raises(InputError, match="base is scored beside every subject"):
+            expand([nobody], [made_adapters])
 
 
 def test_a_planted_subject_leads_and_random_ones_are_not_found() -> None:
@@ -124,6 +160,18 @@ def test_runs_that_differ_are_refused_by_name(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not comparable:\n  engine.dtype"):
         against(run, load_run(other))
     assert len(against(run, load_run(other), anyway=True).differs) == 4
+
+
+def test_the_same_weights_in_another_folder_are_comparable(run: Run) -> None:
+    digest = run.manifest["engine"]["model_digest"]
+    moved = run.manifest | {"engine": run.manifest["engine"] | {"model": "elsewhere"}}
+    assert digest
+    assert differences(run.manifest, moved) == []
+    unknown, moved = ({**m, "engine": m["engine"] | {"model_digest": None}} for m in (run.manifest, moved))
+    assert [line.partition(":")[0] for line in differences(unknown, moved)] == ["engine.model"]
+    changed = {**moved, "engine": moved["engine"] | {"model_digest": "0" * 64}}
+    said = [line.partition(":")[0] for line in differences(run.manifest, changed)]
+    assert said == ["engine.model", "engine.model_digest"]
 
 
 def test_what_moved_and_what_is_missing_is_said(run: Run, tmp_path: Path) -> None:
@@ -193,8 +241,57 @@ def test_the_command_ranks_a_finished_run_and_refuses_another(run: Run, tmp_path
     assert anyway.returncode == 0, anyway.stderr
     assert "Only in l22: subject safe_l22, " in anyway.stdout
     assert "Only in all: subject safe_all, " in anyway.stdout
-    assert call_cli("compare").returncode == 2
-    assert call_cli("compare", "x", "--run", "last").returncode == 2
+    for arguments, said in (
+        ((), "Nothing to compare"),
+        (("x", "--run", "last"), "give no subjects"),
+        (("--run", str(run.path), "--adapters", str(tmp_path)), "give no subjects or settings"),
+        (("--run", str(run.path), "--dry-run"), "--run scores nothing"),
+        (("--run", str(run.path), "--against", ""), "Unknown run ''"),
+        (("--run", str(run.path), "--anyway"), "--anyway goes with --against"),
+        (("safe_l22", "--against", "nosuch", "--dry-run"), "Unknown run 'nosuch'"),
+    ):
+        refused = call_cli("compare", *arguments)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+        assert refused.stdout == ""
+
+
+def test_a_dry_run_as_json(embedded_model: Path) -> None:
+    done = call_cli("compare", "safe_*l22", "--limit", "1", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["subjects"] == ["base", "safe_l22", "safe_vec_l22"]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_was_scored_is_kept_and_shown_where_the_other_run_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    scored = copied(run, tmp_path / "scored")
+    monkeypatch.setattr("harness.cli.compare._score", lambda _: scored)
+    done = call_cli("compare", "safe_l22", "--against", str(RUNS / "all"), *form)
+    assert done.returncode == 2
+    assert "not comparable" in done.stderr
+    kept = json.loads((scored / "comparison.json").read_text())
+    if form:
+        told = json.loads(done.stdout)
+        assert (told["comparison"], told["against"]) == (kept, None)
+    else:
+        assert "safe_l22" in done.stdout
+        assert "Results: " in done.stdout
+
+
+def test_a_comparison_that_stops_says_how_to_come_to_its_ranking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a run"
+
+    async def stops(config: RunConfig, *_: Any, way: Any) -> None:
+        raise IncompleteError(way(folder, config))
+
+    monkeypatch.setattr("harness.runner.run", stops)
+    done = call_cli("compare", "safe_l22", "--output-dir", str(tmp_path))
+    assert done.returncode == 4
+    assert f"harness run --resume '{folder}' && harness compare --run '{folder}'" in done.stderr
 
 
 def test_many_adapters_against_a_server(server: str, made_adapters: Path, tmp_path: Path) -> None:
