@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from harness.errors import InputError
 from harness.evalset import load_evalset
 from harness.results import SCHEMA_VERSION, Row, load_run, make_cell
 from tests.conftest import call_cli
+
+REPORTS = Path(__file__).resolve().parents[1] / "reports"
 
 
 def row(stem: str, diff: float, shift: float | None, top: int = 1) -> Row:
@@ -58,7 +61,18 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-SWEEP = Path(__file__).resolve().parents[1] / "reports" / "sweep" / "safe_vec_l22_last"
+def test_a_table_that_is_missing_or_cut_short_is_named(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(REPORTS / "adapters" / "runs" / "l22", tmp_path / "l22"))
+    table = run / "results.parquet"
+    table.write_bytes(table.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"results\.parquet: is not a whole Parquet file"):
+        load_run(run)
+    table.unlink()
+    with pytest.raises(InputError, match=r"not a finished run \(results\.parquet is missing\)"):
+        load_run(run)
+
+
+SWEEP = REPORTS / "sweep" / "safe_vec_l22_last"
 
 
 @pytest.mark.parametrize("kind", ["q_patching", "sweep"])
