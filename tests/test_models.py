@@ -14,13 +14,12 @@ import pytest
 from harness import models
 from harness.errors import InputError, RunError
 
+SPEC = models.MODELS[models.DEFAULT_MODEL]
+
 
 def test_the_prepared_model_is_verified(embedded_model: Path) -> None:
     assert models.verify() == []
-    assert (
-        models.tensors_digest(embedded_model / "model.safetensors")
-        == models.MODELS[models.DEFAULT_MODEL].tensors_sha256
-    )
+    assert models.tensors_digest(embedded_model / "model.safetensors") == SPEC.tensors_sha256
     assert '"quantization_config"' not in (embedded_model / "config.json").read_text()
 
 
@@ -42,15 +41,16 @@ def test_an_unknown_model_offers_near_matches() -> None:
         models.prepare("smollm2-135m")
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
+SLOW = f"""
+import time
 from harness import models
+models._source = lambda spec, scratch, report: scratch / spec.gguf
+models.file_sha256 = lambda path: "{SPEC.gguf_sha256}"
 def convert(gguf, out):
     out.mkdir(); (out / "model.safetensors").write_bytes(b"half")
     print("converting", flush=True); time.sleep(60)
 models._convert = convert
-models.prepare(report=print)
+models.prepare(report=lambda text: print(text, flush=True))
 """
 
 
@@ -60,9 +60,7 @@ def test_a_kill_in_mid_conversion_leaves_nothing_usable_and_nothing_behind(
     env = os.environ | {"HARNESS_CACHE": str(tmp_path)}
     child = subprocess.Popen([sys.executable, "-c", SLOW], env=env, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    for line in child.stdout:
-        if line.strip() == "converting":
-            break
+    assert any(line.strip() == "converting" for line in child.stdout)
     child.send_signal(signal.SIGKILL)
     child.wait()
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
@@ -73,6 +71,8 @@ def test_a_kill_in_mid_conversion_leaves_nothing_usable_and_nothing_behind(
         header = b'{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
         (out / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
 
+    monkeypatch.setattr(models, "_source", lambda spec, scratch, report: scratch / spec.gguf)
+    monkeypatch.setattr(models, "file_sha256", lambda path: SPEC.gguf_sha256)
     monkeypatch.setattr(models, "_convert", convert)
     with pytest.raises(RunError, match="the converted tensors: SHA-256 is"):
         models.prepare()
@@ -85,9 +85,7 @@ def test_two_processes_wait_for_each_other(tmp_path: Path) -> None:
     env = os.environ | {"HARNESS_CACHE": str(tmp_path)}
     first = subprocess.Popen([sys.executable, "-c", SLOW], env=env, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
-    for line in first.stdout:
-        if line.strip() == "converting":
-            break
+    assert any(line.strip() == "converting" for line in first.stdout)
     second = subprocess.Popen([sys.executable, "-c", SLOW], env=env, stdout=subprocess.PIPE, text=True)
     assert second.stdout is not None
     assert second.stdout.readline().strip() == "Waiting for another process that prepares the model"
