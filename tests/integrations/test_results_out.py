@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import InputError
-from harness.paths import cache_dir
 from harness.results import Run, load_run
-from tests.conftest import call_cli
+from tests.conftest import call_cli, fetched
 
 RUN = Path(__file__).resolve().parents[2] / "reports" / "adapters" / "runs" / "l22"
 VERSIONS = Path(__file__).resolve().parents[1] / "interop" / "versions.txt"
@@ -71,11 +70,15 @@ def test_inspect_reads_the_logs(finished: Run, tmp_path: Path) -> None:
 def schemas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every Eval Ever's schemas, out of its package: its validator, run by `make interop`, wants Python 3.12."""
     wanted = next(line for line in VERSIONS.read_text().splitlines() if line.startswith("every-eval-ever"))
-    folder = cache_dir() / wanted
-    if not list(folder.glob("*.whl")):
+
+    def fetch(folder: Path) -> None:
         download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
         subprocess.run([*download, "--python-version", "3.12", "-d", str(folder), wanted], check=True)
-    (wheel,) = folder.glob("*.whl")
+
+    def whole(folder: Path) -> bool:
+        return [zipfile.is_zipfile(wheel) for wheel in folder.glob("*.whl")] == [True]
+
+    (wheel,) = fetched(wanted, fetch, whole).glob("*.whl")
     with zipfile.ZipFile(wheel) as z:
         names = {Path(name).name: name for name in z.namelist() if name.endswith(".schema.json")}
         return {name: json.loads(z.read(path)) for name, path in names.items()}
