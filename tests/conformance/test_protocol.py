@@ -91,11 +91,10 @@ def test_terms_add_up(conforming: Server, measured: Any) -> None:
 
 
 def test_a_position_from_the_end_changes_nothing_before_it(conforming: Server, measured: Any) -> None:
-    prompt = conforming.prompt(48)
-    body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "echo": False}
+    body = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "echo": False}
 
-    def scores(model: str) -> list[float]:
-        answer = conforming.post(body | {"model": model})
+    def scores(model: str, prompt: list[int]) -> list[float]:
+        answer = conforming.post(body | {"model": model, "prompt": prompt})
         assert answer.status_code == 200, answer.text[:500]
         found = answer.json()["choices"][0]["prompt_logprobs"][1:]
         return [
@@ -103,12 +102,18 @@ def test_a_position_from_the_end_changes_nothing_before_it(conforming: Server, m
             for step, token in zip(found, prompt[1:], strict=True)
         ]
 
-    plain, steered = scores(conforming.base), scores(conforming.spec("pos-10"))
-    differ = [abs(a - b) for a, b in zip(plain, steered, strict=True)]
     # The 10th token from the end is at index 38; it decides the score of index 39, entry 38.
-    measured(f"before {max(differ[:38]):.1g}, from there {max(differ[38:]):.2g}")
-    assert max(differ[:38]) <= conforming.tolerance
-    assert differ[38] > conforming.tolerance
+    before, there = [], []
+    # Of several prompts, as one token's score may happen to stay where it was.
+    for _ in range(3):
+        prompt = conforming.prompt(48)
+        plain, steered = scores(conforming.base, prompt), scores(conforming.spec("pos-10"), prompt)
+        differ = [abs(a - b) for a, b in zip(plain, steered, strict=True)]
+        before.append(max(differ[:38]))
+        there.append(differ[38])
+    measured(f"before {max(before):.1g}, there {max(there):.2g}")
+    assert max(before) <= conforming.tolerance
+    assert max(there) > conforming.tolerance
 
 
 def test_selectors_take_the_tokens_that_they_name(conforming: Server, measured: Any) -> None:
