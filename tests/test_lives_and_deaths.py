@@ -25,11 +25,19 @@ from servers.watchdog import Watchdog
 CLI = [sys.executable, "-m", "harness"]
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs and is no zombie; it may be reaped between the two questions."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def left(processes: list[psutil.Process], within: float) -> list[psutil.Process]:
     """Return those that still run after some seconds."""
     until = time.monotonic() + within
     while time.monotonic() < until:
-        alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive = [p for p in processes if lives(p)]
         if not alive:
             return []
         time.sleep(0.05)
@@ -69,13 +77,15 @@ def test_a_watchdog_kills_a_whole_group_when_its_owner_is_killed() -> None:
     code = (
         "import subprocess, sys, time; from servers.watchdog import Watchdog\n"
         "p = subprocess.Popen(['sh', '-c', 'sleep 60 & sleep 60'], start_new_session=True)\n"
-        "w = Watchdog(p.pid); time.sleep(0.3); print(p.pid, flush=True); time.sleep(60)"
+        "w = Watchdog(p.pid); print(p.pid, flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert owner.stdout
     owner.stdout.readline()
-    processes = psutil.Process(owner.pid).children(recursive=True)
-    assert len(processes) >= 3
+    until = time.monotonic() + 10
+    while len(processes := psutil.Process(owner.pid).children(recursive=True)) < 3:
+        assert time.monotonic() < until, "sh has started nothing"
+        time.sleep(0.02)
     owner.kill()
     owner.wait()
     assert left(processes, 5) == []
@@ -226,7 +236,8 @@ def test_a_second_signal_ends_at_once() -> None:
         "async def stubborn():\n"
         "    print('up', flush=True)\n"
         "    while True:\n"
-        "        try:\n            await asyncio.sleep(9)\n        except asyncio.CancelledError:\n            pass\n"
+        "        try:\n            await asyncio.sleep(9)\n        except asyncio.CancelledError:\n"
+        "            print('cancelled', flush=True)\n"
         "run_interruptibly(stubborn())"
     )
     for signals, seconds in (((signal.SIGINT, signal.SIGINT), 0.7), ((signal.SIGTERM,), 2.5)):
@@ -236,7 +247,7 @@ def test_a_second_signal_ends_at_once() -> None:
         began = time.monotonic()
         for signum in signals:
             os.kill(process.pid, signum)
-            time.sleep(0.1)
+            process.stdout.readline()
         assert process.wait(10) == 128 + signals[-1]
         assert time.monotonic() - began < seconds
 
