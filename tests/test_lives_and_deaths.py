@@ -290,3 +290,23 @@ def test_a_busy_process_ends_in_time() -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     assert time.monotonic() - began < 2.5
+
+
+@pytest.mark.parametrize(
+    ("signum", "ended"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "")], ids=["INT", "TERM"]
+)
+def test_a_signal_after_the_work_is_done_goes_where_it_went_before(signum: signal.Signals, ended: str) -> None:
+    code = (
+        "import time\nfrom harness.signals import run_interruptibly\n"
+        "async def work():\n    pass\n"
+        "run_interruptibly(work())\nprint('done', flush=True)\ntime.sleep(30)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == -signum
+    assert said.strip().rpartition("\n")[2] == ended
