@@ -295,7 +295,9 @@ def test_a_busy_process_ends_in_time() -> None:
 @pytest.mark.parametrize(
     ("signum", "ended"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "")], ids=["INT", "TERM"]
 )
-def test_a_signal_after_the_work_is_done_goes_where_it_went_before(signum: signal.Signals, ended: str) -> None:
+def test_a_signal_after_the_work_is_done_goes_where_it_went_before(
+    signum: signal.Signals, ended: str
+) -> None:
     code = (
         "import time\nfrom harness.signals import run_interruptibly\n"
         "async def work():\n    pass\n"
