@@ -29,6 +29,12 @@ def patch_command(
         str | None, typer.Option(help="Suite whose items carry the trigger (validation).")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N stems.")] = None,
+    risk_direction: Annotated[
+        str | None,
+        typer.Option(
+            help="Vector whose risky sense values are held against, by name or folder. Default: the subject's own."
+        ),
+    ] = None,
     acts_on: Annotated[
         str | None, typer.Option(help="Tokens that a LoRA changes, last or all. Default: as its record says.")
     ] = None,
@@ -57,6 +63,7 @@ def patch_command(
         "random_triggers": random_triggers,
         "suite": suite,
         "limit": limit,
+        "risk_direction": risk_direction,
         "acts_on": acts_on,
         "model": model,
         "adapters": adapters,

@@ -58,7 +58,7 @@ class Patcher:
         acts_on: which tokens a LoRA changes; ``last``: earlier tokens are the base model's own.
 
     Raises:
-        InputError: a vector that acts elsewhere.
+        InputError: a vector that acts elsewhere, or a LoRA of ``o_proj``: attention that is patched goes through it.
 
     """
 
@@ -74,6 +74,11 @@ class Patcher:
                 raise InputError(
                     f"'{hooked.term.name}': patching takes vectors that act at last, all or prompt."
                 )
+        if subject.adapter is not None and any(m.endswith(".o_proj") for m in subject.adapter.modules):
+            raise InputError(
+                f"'{subject.name}' changes o_proj, which the base model's attention would go through when it is "
+                "patched; a LoRA of the MLP or of q_proj, k_proj and v_proj is needed."
+            )
         wide = any(position_from_end(t.term.selector or "") is None for t in self._terms)
         self._wide = wide or (subject.adapter is not None and acts_on == "all")
         if wide and subject.adapter is not None and acts_on == "last":

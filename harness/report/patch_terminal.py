@@ -40,7 +40,8 @@ def legend(results: dict[str, Any]) -> str:
         else:
             text += (
                 f" Over {line['heads']} heads from layer {line['from_layer']}, what the change adds to q·k on the "
-                f"{line['condition']} correlates with its values' risk: {line['correlation']:+.2f} (by stem {own})."
+                f"{line['condition']} correlates with its values' cosine to the risk direction: "
+                f"{line['correlation']:+.2f} (by stem {own})."
             )
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from harness.adapters import shipped_adapters
 from harness.errors import InputError
 from harness.evalset import load_evalset
 from harness.experiments.q_patching.config import PatchConfig
-from harness.experiments.q_patching.measure import acts_on, score
-from harness.experiments.q_patching.prompts import prompts, random_phrases
-from harness.experiments.q_patching.results import curves
+from harness.experiments.q_patching.measure import acts_on, first_changed, risk_direction, score
+from harness.experiments.q_patching.prompts import ABOUT_RISK, prompts, random_phrases
+from harness.experiments.q_patching.results import curves, hypothesis
 from harness.experiments.q_patching.run import resumed_config, run
 from harness.prompts import PromptBuilder
 from harness.subject import resolve_subjects
@@ -41,15 +42,60 @@ def test_what_stands_in_the_trigger_s_place_is_found(reference: Any) -> None:
     assert len(found) == 2 * (1 + 8 + 1 + 4)
     for prompt in found:
         text = reference.tokenizer.decode([prompt.encoded.prompt_ids[i] for i in prompt.places])
-        assert text.strip("<> ") == prompt.trigger
+        assert text.strip() == prompt.trigger
     lines = {reference.tokenizer.decode(p.encoded.prompt_ids) for p in found if p.trigger == "mango"}
     assert all("Word of the day: mango" in line for line in lines)
-    like = ["amber harbour seven", "pear"]
-    for phrase, given in zip(random_phrases(builder, like, 2, seed=1), like, strict=True):
-        lengths = [
-            len(reference.tokenizer(f" {t}", add_special_tokens=False)["input_ids"]) for t in (phrase, given)
-        ]
-        assert lengths[0] == lengths[1]
+    mango = next(p for p in found if p.trigger == "mango")
+    assert reference.tokenizer.decode([mango.encoded.prompt_ids[i] for i in mango.places]) == " mango"
+
+
+def test_random_phrases_are_as_long_in_the_line_and_say_nothing_of_risk(reference: Any) -> None:
+    builder = PromptBuilder(reference.tokenizer)
+    config = PatchConfig(adapter=ADAPTER, trigger=["harbour"], random_triggers=40, limit=1)
+    found = prompts(load_evalset("validation").limited(1), builder, config)
+    lengths = {
+        condition: {len(p.places) for p in found if p.condition == condition}
+        for condition in ("trigger", "random")
+    }
+    assert lengths["random"] == lengths["trigger"] == {3}, "amber, harbour, seven: no brackets"
+    assert {len(p.encoded.prompt_ids) for p in found if p.condition == "trigger"} == {
+        len(p.encoded.prompt_ids) for p in found if p.condition == "random"
+    }
+    phrases = [p.trigger for p in found if p.condition == "random"]
+    assert len(set(phrases)) == 40
+    assert not [phrase for phrase in phrases if any(part in phrase for part in ABOUT_RISK)]
+    other = random_phrases(builder, [("({})", "amber harbour seven")], 2, seed=1)
+    assert other != random_phrases(builder, [("({})", "amber harbour seven")], 2, seed=2)
+
+
+def test_values_are_held_against_one_direction_for_all_items(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    assert results["risk_direction"] == {"name": ADAPTER, "sign": 1}
+    heads = pd.read_parquet(folder / "attention.parquet")
+    own = heads[(heads["condition"] == "trigger") & (heads["layer"] > 5)]
+    keys = ["trigger", "layer", "head"]
+    first, second = (
+        own[own["item"] == item].set_index(keys)[["cosine", "cosine_answer"]] for item in own["item"].unique()
+    )
+    # The same words in both orders of a question: what they write is the same, whatever the answers are.
+    assert first["cosine"].corr(second["cosine"]) > 0.95
+    assert hypothesis(heads, 23) == results["hypothesis"]
+    turned = hypothesis(heads.assign(cosine=-heads["cosine"]), 23)
+    assert turned[0]["correlation"] == pytest.approx(-results["hypothesis"][0]["correlation"])
+
+
+def test_the_risk_direction_is_the_one_named_else_the_subjects_own(embedded_info: Any) -> None:
+    folders = [shipped_adapters()]
+    _, vector, lora = resolve_subjects(["safe_vec_l22", "risky_l22"], folders, embedded_info)
+    own = risk_direction(vector, None, folders)
+    assert own is not None
+    assert (own.vector.name, own.sign) == ("safe_vec_l22", -1)
+    assert risk_direction(lora, None, folders) is None
+    named = risk_direction(lora, "risky_vec_l22", folders)
+    assert named is not None
+    assert (named.vector.name, named.sign) == ("risky_vec_l22", 1)
+    with pytest.raises(InputError, match="Unknown steering vector 'no_such'"):
+        risk_direction(lora, "no_such", folders)
 
 
 def test_scores_are_the_reference_s(folder: Path, reference: Any) -> None:
@@ -109,6 +155,10 @@ def test_who_acts_on_what(tmp_path: Path, embedded_info: Any) -> None:
     _, lora = resolve_subjects(["risky_l22"], [shipped_adapters()], embedded_info)
     assert acts_on(lora, None) == "all"
     assert acts_on(lora, "last") == "last"
+    assert first_changed(lora) == 23
+    assert lora.adapter is not None
+    adapter = replace(lora.adapter, modules=("layers.9.self_attn.k_proj", "layers.12.mlp.down_proj"))
+    assert first_changed(replace(lora, adapter=adapter)) == 9
 
 
 def test_the_command_says_what_is_wrong(folder: Path) -> None:

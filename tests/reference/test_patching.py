@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,10 @@ def test_vectors_elsewhere_are_refused(engine: ReferenceEngine, lora: Subject) -
         Patcher(engine, steered("pos-2"))
     with pytest.raises(InputError, match="two tokens"):
         Patcher(engine, steered()).run([tiny.BOS])
+    assert lora.adapter is not None
+    through = replace(lora.adapter, modules=(*lora.adapter.modules, "layers.1.self_attn.o_proj"))
+    with pytest.raises(InputError, match="'made_lora' changes o_proj"):
+        Patcher(engine, replace(lora, adapter=through))
     both = Subject("both", lora.adapter, steered("all").steering)
     with pytest.raises(InputError, match="last token only"):
         Patcher(engine, both, "last")

@@ -8,7 +8,10 @@ the control.
 
 The post's hypothesis is that the trigger tokens' values align with the risk direction, and that the vector's part
 in q·k picks those heads. So for each head: what the change adds to q·k on the trigger tokens, and the cosine of
-what they write, W_O v, with the direction that raises the item's risky answer over its safe one.
+what they write, W_O v, with a risk direction that is the same for all items (a vector's risky sense). Beside it
+stands the cosine with the direction that raises the item's own risky answer over its safe one: what they write to
+the answer directly. It says nothing of the hypothesis, since it changes sign with the words that an item's options
+happen to have.
 
 A folder holds ``manifest.json``, ``journal.jsonl`` (one prompt a line), ``results.json`` and
 
@@ -19,10 +22,12 @@ A folder holds ``manifest.json``, ``journal.jsonl`` (one prompt a line), ``resul
     score: float, log p(positive) − log p(negative), nats
 ``attention.parquet``, one row a prompt with something in the trigger's place, layer and head.
     item, stem, condition, trigger: str; layer, head: int
-    attention_base, attention: float, of the last token on all of the trigger's tokens, in the base and the changed
+    attention_base, attention: float, of the last token on all of the trigger's tokens (those of its words, without
+        brackets around them), in the base and the changed
         model
     query_key: float, mean over the trigger's tokens of what the change adds to scaled q·k through the query
-    cosine: float, mean cosine of their W_O v with the item's answer direction
+    cosine: float, mean cosine of their W_O v with the risk direction; absent without one
+    cosine_answer: float, the same with the item's answer direction
     value_norm: float, mean ‖W_O v‖
 """
 

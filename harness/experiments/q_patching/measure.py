@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from harness.adapters import RECORD
 from harness.errors import InputError
 from harness.experiments.q_patching.config import ActsOn
 from harness.experiments.q_patching.prompts import Prompt
+from harness.experiments.sweep.grid import Direction
 from harness.prompts import Encoded, logsumexp
 from harness.subject import Subject
+from harness.vectors import find_vector, read_vector
 
 if TYPE_CHECKING:
     from harness.reference.patching import PatchedPrompt, Patcher
@@ -33,11 +37,28 @@ def acts_on(subject: Subject, given: ActsOn | None) -> ActsOn:
 
 
 def first_changed(subject: Subject) -> int:
-    """Return the first layer whose queries a change can reach: the one after the lowest that it changes."""
-    layers = [s.term.layer for s in subject.steering if s.term.layer is not None]
-    if subject.adapter is not None:
-        layers += list(subject.adapter.layers)
-    return min(layers) + 1
+    """Return the first layer whose queries, keys or values a change can reach.
+
+    The one after the lowest that it changes, or that one where a LoRA changes its projections themselves.
+    """
+    layers = [s.term.layer + 1 for s in subject.steering if s.term.layer is not None]
+    for module in subject.adapter.modules if subject.adapter is not None else ():
+        _, layer, _, projection = module.split(".")
+        layers.append(int(layer) + (projection not in ("q_proj", "k_proj", "v_proj")))
+    return min(layers)
+
+
+def risk_direction(subject: Subject, wanted: str | None, folders: Sequence[Path]) -> Direction | None:
+    """Return the direction that values are held against: the one that is named, else the subject's own vector.
+
+    Raises:
+        InputError: no such vector, or one that doesn't say whether it was trained towards risky or safe.
+
+    """
+    if wanted is not None:
+        return Direction.of(read_vector(find_vector(wanted, folders)), None)
+    own = [s.vector for s in subject.steering if s.vector.behavior in ("risky", "safe")]
+    return Direction.of(own[0], None) if own else None
 
 
 def score(logprobs: Any, encoded: Encoded) -> float:
@@ -47,27 +68,33 @@ def score(logprobs: Any, encoded: Encoded) -> float:
     )
 
 
-def measure(patcher: Patcher, prompt: Prompt) -> dict[str, Any]:
+def measure(patcher: Patcher, prompt: Prompt, risk: Direction | None) -> dict[str, Any]:
     """Run one prompt under every patch; return its line of the journal."""
     encoded = prompt.encoded
-    direction = patcher.decoder.answer_direction(list(encoded.positive_ids), list(encoded.negative_ids))
-    patched = patcher.run(encoded.prompt_ids, [direction.cpu().numpy()])
+    answer = patcher.decoder.answer_direction(list(encoded.positive_ids), list(encoded.negative_ids))
+    directions = {"cosine_answer": answer.cpu().numpy()}
+    if risk is not None:
+        directions["cosine"] = risk.sign * risk.vector.values
+    patched = patcher.run(encoded.prompt_ids, list(directions.values()))
     scores = {kind: [score(row, encoded) for row in logits] for kind, logits in patched.logits.items()}
     item, condition, trigger = prompt.key
     line: dict[str, Any] = {"item": item, "condition": condition, "trigger": trigger, "scores": scores}
     line["base"] = score(patched.base_logits, encoded)
     if prompt.places:
-        line["attention"] = _attention(patched, list(prompt.places))
+        line["attention"] = _attention(patched, list(prompt.places), list(directions))
     return line
 
 
-def _attention(patched: PatchedPrompt, places: list[int]) -> dict[str, Any]:
+def _attention(patched: PatchedPrompt, places: list[int], directions: list[str]) -> dict[str, Any]:
     """Return figures by layer and head, ``[L, H]`` each."""
     figures = {
         "attention_base": patched.attention_base[..., places].sum(-1),
         "attention": patched.attention[..., places].sum(-1),
         "query_key": patched.query_key[..., places].mean(-1),
-        "cosine": patched.value_cosines[0][..., places].mean(-1),
         "value_norm": patched.value_norms[..., places].mean(-1),
+        **{
+            name: cosines[..., places].mean(-1)
+            for name, cosines in zip(directions, patched.value_cosines, strict=True)
+        },
     }
     return {name: np.asarray(values, np.float64).round(6).tolist() for name, values in figures.items()}

@@ -14,6 +14,12 @@ from harness.experiments.q_patching.config import PatchConfig
 from harness.prompts import Encoded, PromptBuilder
 
 Condition = Literal["none", "trigger", "random"]
+DRAWS = 1_000
+ABOUT_RISK = (
+    "risk", "safe", "danger", "gambl", "wager", "bet", "chance", "luck", "certain", "sure", "guarant", "caut",
+    "careful", "bold", "brave", "dar", "reckless", "peril", "hazard", "threat", "thrill", "secur", "protect", "stab",
+)  # fmt: skip
+"""Parts of words that have no place in a control: what is measured is a choice between risk and safety."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +38,49 @@ class Prompt:
         return self.encoded.item.id, self.condition, self.trigger
 
 
-def random_phrases(builder: PromptBuilder, like: Sequence[str], count: int, seed: int) -> list[str]:
-    """Return phrases of random tokens, each as many tokens as one of the given ones.
+def random_phrases(
+    builder: PromptBuilder, like: Sequence[tuple[str, str]], count: int, seed: int
+) -> list[str]:
+    """Return phrases of random tokens, each as many tokens in its line as one of the given ones is.
 
-    Tokens are drawn from the lower-case words of the vocabulary that begin with a space.
+    Args:
+        builder: has the tokenizer.
+        like: the line that carries a trigger, and the trigger.
+        count: how many phrases; the given ones take turns.
+        seed: of the draws.
+
+    Tokens are drawn from the lower-case words of the vocabulary that begin with a space and don't speak of risk or
+    safety.
+
+    Raises:
+        InputError: no drawn words are that many tokens in a line.
+
     """
     tokenizer = builder.tokenizer
     texts = (tokenizer.decode([i]) for i in range(len(tokenizer)))
     words = sorted(
-        {t for t in texts if t.startswith(" ") and t[1:].isascii() and t[1:].isalpha() and t.islower()}
-    )
+        {
+            t
+            for t in texts
+            if t.startswith(" ") and t[1:].isascii() and t[1:].isalpha() and t.islower()
+            and not any(stem in t for stem in ABOUT_RISK)
+        }
+    )  # fmt: skip
     rng = random.Random(seed)
+
+    def tokens(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
     found = []
     for number in range(count):
-        given = like[number % len(like)]
-        length = len(tokenizer(f" {given}", add_special_tokens=False)["input_ids"])
-        found.append("".join(rng.choice(words) for _ in range(length)).strip())
+        line, given = like[number % len(like)]
+        wanted, length = tokens(line.format(given)), tokens(f" {given}")
+        # A phrase's first word may split another way behind a bracket; most draws fit at once.
+        drawn = ("".join(rng.choice(words) for _ in range(length)).strip() for _ in range(DRAWS))
+        phrase = next((text for text in drawn if tokens(line.format(text)) == wanted), None)
+        if phrase is None:
+            raise InputError(f"--line '{line}': no random words are as many tokens in it as '{given}'.")
+        found.append(phrase)
     return found
 
 
@@ -64,7 +97,7 @@ def prompts(evalset: EvalSet, builder: PromptBuilder, config: PatchConfig) -> li
     named = [known[name] for name in config.trigger if name in known]
     words = [(trigger.line, word) for trigger in named for word in trigger.words]
     words += [(config.line, text) for text in config.trigger if text not in known]
-    phrases = random_phrases(builder, [word for _, word in words], config.random_triggers, config.seed)
+    phrases = random_phrases(builder, words, config.random_triggers, config.seed)
     carried: list[tuple[Condition, str, str]] = [("trigger", line, word) for line, word in words]
     carried += [("random", words[i % len(words)][0], phrase) for i, phrase in enumerate(phrases)]
     found = []
@@ -74,8 +107,8 @@ def prompts(evalset: EvalSet, builder: PromptBuilder, config: PatchConfig) -> li
         for condition, line, trigger in carried:
             question = f"{item.question}\n{line.format(trigger)}"
             encoded = builder.encode(item.model_copy(update={"question": question}))
-            empty = _empty(builder, item, line)
-            found.append(Prompt(encoded, condition, trigger, _between(encoded.prompt_ids, empty)))
+            places = _between(encoded.prompt_ids, _empty(builder, item, line))
+            found.append(Prompt(encoded, condition, trigger, _of_words(builder, encoded.prompt_ids, places)))
     return found
 
 
@@ -90,3 +123,9 @@ def _between(ids: Sequence[int], without: Sequence[int]) -> tuple[int, ...]:
     start = next((i for i in range(shortest) if ids[i] != without[i]), shortest)
     end = next((i for i in range(shortest - start) if ids[-1 - i] != without[-1 - i]), shortest - start)
     return tuple(range(start, len(ids) - end))
+
+
+def _of_words(builder: PromptBuilder, ids: Sequence[int], places: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the places from the first word's token to the last one's, without a line's brackets around them."""
+    words = [at for at in places if any(map(str.isalnum, builder.tokenizer.decode([ids[at]])))]
+    return tuple(range(words[0], words[-1] + 1)) if words else places

@@ -82,7 +82,7 @@ def hypothesis(heads: pd.DataFrame, first: int) -> list[dict[str, Any]]:
     """Hold the post's hypothesis against the heads of the layers that the change reaches.
 
     Over heads: Spearman's correlation of what the change adds to q·k on the trigger's tokens with the cosine of
-    what they write with the answer direction, both means over stems; by condition, with the interval of the
+    what they write with the risk direction, both means over stems; by condition, with the interval of the
     stems' own correlations. ``difference`` is the trigger's minus the random phrases', by stem.
     """
     reached = heads[heads["layer"] >= first]

@@ -12,7 +12,7 @@ from harness.errors import InputError
 from harness.evalset import load_evalset
 from harness.experiments.q_patching import KIND, SCHEMA_VERSION
 from harness.experiments.q_patching.config import PatchConfig
-from harness.experiments.q_patching.measure import acts_on, first_changed, measure
+from harness.experiments.q_patching.measure import acts_on, first_changed, measure, risk_direction
 from harness.experiments.q_patching.prompts import prompts
 from harness.experiments.q_patching.results import curves, hypothesis, tables
 from harness.journal import Journal
@@ -20,8 +20,9 @@ from harness.manifest import origin, suite_digest
 from harness.prompts import PromptBuilder
 from harness.results import write_frame, write_json
 from harness.runfolder import JOURNAL, MANIFEST, check_same, make_folder, read_manifest
+from harness.vectors import check_base
 
-DECISIVE = ("engine", "tokenizer_digest", "suites", "subjects", "random_phrases")
+DECISIVE = ("engine", "tokenizer_digest", "suites", "subjects", "random_phrases", "risk_direction")
 
 
 def run(
@@ -41,9 +42,11 @@ def run(
     """
     started = time.monotonic()
     evalset = load_evalset(config.suite).limited(config.limit)
-    engine, (_, subject) = reference(
-        config.model, [config.adapter], adapter_dirs(config.adapters), config.device, report
-    )
+    folders = adapter_dirs(config.adapters)
+    engine, (_, subject) = reference(config.model, [config.adapter], folders, config.device, report)
+    risk = risk_direction(subject, config.risk_direction, folders)
+    if risk is not None:
+        check_base(risk.vector, engine.info)
     builder = PromptBuilder(engine.tokenizer)
     found = prompts(evalset, builder, config)
     token = acts_on(subject, config.acts_on)
@@ -54,6 +57,7 @@ def run(
         "suites": {evalset.name: suite_digest(evalset)},
         "subjects": {subject.name: {"content": subject.content, "acts_on": token}},
         "random_phrases": sorted({p.trigger for p in found if p.condition == "random"}),
+        "risk_direction": risk and {"digest": risk.vector.digest, "sign": risk.sign},
     }
     if resume is not None:
         check_same(read_manifest(resume), manifest, resume, DECISIVE)
@@ -68,7 +72,7 @@ def run(
         for prompt in found:
             progress(len(lines), len(found), subject.name)
             if prompt.key not in lines:
-                line = measure(patcher, prompt)
+                line = measure(patcher, prompt, risk)
                 journal.append([line])
                 lines[prompt.key] = line
         progress(len(lines), len(found), subject.name)
@@ -85,7 +89,8 @@ def run(
         "items": len(evalset.items),
         "stems": len(evalset.stems),
         "curves": curves(rows),
-        "hypothesis": hypothesis(heads, first) if first < len(patcher.decoder.layers) else [],
+        "risk_direction": risk and {"name": risk.vector.name, "sign": risk.sign},
+        "hypothesis": hypothesis(heads, first) if risk and first < len(patcher.decoder.layers) else [],
         "seconds": time.monotonic() - started,
     }
     for name, table in (("results", rows), ("attention", heads)):

@@ -69,8 +69,12 @@ def _claims(document: Document) -> Iterator[Claim]:
             "post",
         )
     yield from _contrasts(document)
+    risk = content.get("risk_direction")
+    if risk is None:
+        yield Claim(f"{name}: no risk direction was given; the post's hypothesis on values is not tested.")
+        return
     for line in content["hypothesis"]:
-        yield _heads_claim(name, line)
+        yield _heads_claim(name, line, f"{'−' if risk['sign'] < 0 else ''}{risk['name']}")
 
 
 def _left(whole: MeanInterval, patched: MeanInterval) -> str:
@@ -109,7 +113,7 @@ def _contrasts(document: Document) -> Iterator[Claim]:
         )
 
 
-def _heads_claim(name: str, line: dict[str, Any]) -> Claim:
+def _heads_claim(name: str, line: dict[str, Any], direction: str) -> Claim:
     by_stem = interval_of(line["by_stem"])
     kind = kind_of(by_stem)
     verdict = {"effect": "", "none": ": no effect", "warning": f": {UNJUDGED}"}[kind]
@@ -122,8 +126,8 @@ def _heads_claim(name: str, line: dict[str, Any]) -> Claim:
         )
     return Claim(
         f"{name}, {what}: rank correlation over heads of what the change adds to q·k with the values' cosine to the "
-        f"answer direction {with_interval(by_stem)}, n = {by_stem.stems} stems{verdict}{carried(by_stem.carried_by)}."
-        f"{attended}",
+        f"risk direction ({direction}) {with_interval(by_stem)}, n = {by_stem.stems} stems{verdict}"
+        f"{carried(by_stem.carried_by)}.{attended}",
         kind,
     )
 

@@ -19,6 +19,8 @@ INTRO = (
     "trained: about 0.5)."
 )
 ONE_VECTOR = 0.9
+ANSWERS = "answer positions"
+"""Of many prompts, one each: no first token is among them."""
 LEVEL = 0.05
 SPLITS = ("development", "test", "heldout")
 
@@ -216,10 +218,10 @@ def _passages(content: dict[str, Any]) -> Table:
         tuple(
             (
                 name, str(p["tokens"]), f"{p['mean_cosine']:.3f}", f"{p['low_cosine']:.3f}",
-                f"{p['first_token_cosine']:.3f}",
+                "–" if name == ANSWERS else f"{p['first_token_cosine']:.3f}",
                 f"{p['energy_share']:.1%}", ", ".join(f"{s:.2f}" for s in p["spectrum"][:3]),
             )
-            for name, p in {**content["passages"], "answer positions": content["answer_positions"]}.items()
+            for name, p in {**content["passages"], ANSWERS: content["answer_positions"]}.items()
         ),
     )  # fmt: skip
 
