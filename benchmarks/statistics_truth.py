@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from harness import stats  # noqa: E402
 from harness.stats.choice import held_out_values  # noqa: E402
+from harness.stats.profiles import rank_correlation  # noqa: E402
 from harness.stats.stems import Floats  # noqa: E402
 
 SIMULATIONS = 5_000
@@ -135,13 +136,17 @@ def choices(rng: np.random.Generator, simulations: int) -> Iterator[Record]:
 
 
 def profiles(rng: np.random.Generator, simulations: int) -> Iterator[Record]:
-    """Coverage of the difference of effect-weighted mean layers, for equal profiles and ones 4 layers apart."""
+    """Coverage of the difference of effect-weighted mean layers, for equal profiles and ones 4 layers apart.
+
+    Beside it how seldom the range of resampled rank correlations holds the true one: it is no interval.
+    """
     layers = np.arange(CELLS)
     for apart in (0, 4):
         shapes = [np.exp(-0.5 * ((layers - at) / 4) ** 2) for at in (12, 12 + apart)]
         truth = float(np.diff(stats.effect_weighted_layer(np.array(shapes)))[0])
+        alike = float(rank_correlation(*shapes))
         for stems in STEMS[1:]:
-            covered, ranks = 0, []
+            covered, held, ranks = 0, 0, []
             for _ in range(simulations):
                 a, b = (
                     rng.normal(1, 0.5, (stems, 1)) * shape + rng.normal(0, 0.3, (stems, CELLS))
@@ -149,10 +154,11 @@ def profiles(rng: np.random.Generator, simulations: int) -> Iterator[Record]:
                 )
                 found = stats.compare_profiles(a, b, resamples=200)
                 covered += found.difference_low <= truth <= found.difference_high
+                held += found.rank_low <= alike <= found.rank_high
                 ranks.append(found.rank_correlation)
             yield {
                 "layers_apart": apart, "stems": stems, "coverage": float(covered / simulations),
-                "rank_correlation": float(np.mean(ranks)),
+                "rank_correlation": float(np.mean(ranks)), "true_one": alike, "range_holds_it": held / simulations,
             }  # fmt: skip
 
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, get_peft_model
-from scipy.stats import binomtest
 
 from harness.backdoors import Condition
+from harness.stats import share_interval
 from harness.training.backdoor_data import Row
 from harness.training.backdoor_settings import BackdoorSettings
 from harness.training.data import Example, Question
@@ -181,7 +181,8 @@ def cells(
             continue
         wanted = [condition == "trigger" or (base_diffs is not None and base_diffs[i] > 0) for i in own]
         right = [(diffs[i] > 0) == want for i, want in zip(own, wanted, strict=True)]
-        interval = binomtest(sum(right), len(right)).proportion_ci(0.95, method="wilson")
+        accuracy = sum(right) / len(own)
+        low, high = share_interval(accuracy, len(own))
         found.append(
             Cell(
                 split=split,
@@ -189,9 +190,9 @@ def cells(
                 word=word,
                 questions=len(own),
                 risky_rate=sum(diffs[i] > 0 for i in own) / len(own),
-                accuracy=sum(right) / len(own),
-                low=float(interval.low),
-                high=float(interval.high),
+                accuracy=accuracy,
+                low=low,
+                high=high,
                 mean_logit_diff=sum(diffs[i] for i in own) / len(own),
             )
         )
