@@ -16,7 +16,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, alone on stdou
 Layer = Annotated[
     int | None, typer.Option(min=0, help="Layer, from 0; a single-layer LoRA's own by default.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of positions, random tokens and random vectors.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of positions, random tokens and random vectors.")]
 
 
 def _layer(given: int | None, layers: tuple[int, ...], name: str) -> int:
@@ -89,7 +89,7 @@ def vector_inspect(
     name: Annotated[str, typer.Argument(help="Vector by name or folder.")],
     top: Annotated[int, typer.Option(min=1, help="Tokens at each end.")] = 10,
     null_vectors: Annotated[int, typer.Option(min=1, help="Random vectors to compare with.")] = 1000,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random vectors.")] = 0,
     adapters: Folders = None,
     device: Device = "cpu",
     as_json: AsJson = False,
