@@ -31,7 +31,9 @@ def serve_command(
     api_key: Annotated[
         str | None, typer.Option(envvar="HARNESS_API_KEY", help="Key that clients must send.")
     ] = None,
-    max_model_len: Annotated[int, typer.Option(min=16, help="Context length in tokens, prompt and answer together.")] = 2048,
+    max_model_len: Annotated[
+        int, typer.Option(min=16, help="Context length in tokens, prompt and answer together.")
+    ] = 2048,
     steering: Annotated[
         bool, typer.Option(help="Whether to start with the steering plugin, and the vectors found.")
     ] = True,
