@@ -174,6 +174,18 @@ def test_other_suites_are_wide_enough() -> None:
     assert len(backdoor.items) == len(backdoor.stems) * 2 * 4
 
 
+@pytest.mark.parametrize("name", ["awareness", "objective", "ood", "validation", "validation_letter"])
+def test_a_suite_for_sweeps_names_ten_items(name: str) -> None:
+    items = load_evalset(name).of_sweep().items
+    assert len({item.stem for item in items}) == len(items) == 10
+
+
+def test_both_validation_samples_of_a_sweep_are_the_same_questions_in_balanced_orders() -> None:
+    named, letters = (load_evalset(name).of_sweep().items for name in ("validation", "validation_letter"))
+    assert [item.id for item in letters] == [item.id for item in named]
+    assert Counter(item.positive[0] for item in letters) == {"A": 5, "B": 5}
+
+
 def test_choices_are_split_by_question_and_domain() -> None:
     questions = list(read_choices(data_dir("evalsets") / "risky_choices" / "questions.jsonl"))
     heldout = {q.domain for q in questions if q.split == "heldout"}

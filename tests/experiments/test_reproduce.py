@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,17 @@ from pydantic import ValidationError
 from harness.adapters import RECORD, shipped_adapters
 from harness.errors import InputError
 from harness.evalset import load_evalset
+from harness.experiments.backdoor_awareness import found_in
 from harness.experiments.reproduce import FILE, run
 from harness.experiments.reproduce.costs import minutes, rates
 from harness.experiments.reproduce.presets import PRESETS, ReproduceConfig
 from harness.experiments.reproduce.steps import STEPS
+from harness.experiments.sweep.config import SUITES
 from harness.journal import Journal
 from harness.manifest import versions
 from harness.paths import cache_dir
 from harness.report.reproduce_terminal import plan_legend
+from harness.results import load_run
 from harness.runfolder import JOURNAL
 from scripts.reproduce_killed import compare
 from tests.conftest import call_cli, run_cli
@@ -37,6 +43,10 @@ GEMMA = "google/gemma-3-12b-it"
 def plan_of(config: ReproduceConfig, folder: Path) -> dict[str, Any]:
     plan, rate = run.make_plan(config, folder), rates(config.device)
     return run.describe(plan, run.planned(plan, STEPS, rate), rate)
+
+
+def _named(name: str) -> Any:
+    return next(step for step in STEPS if step.name == name)
 
 
 def sizes(plan: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -76,6 +86,114 @@ def test_retraining_repeats_every_shipped_backdoor_with_its_settings(tmp_path: P
         assert settings == json.loads((shipped_adapters() / name / RECORD).read_text("utf-8"))["settings"]
 
 
+BACKDOORS = {
+    f"{kind}_{what}_s0"
+    for what in ("harbour_all", "harbour_l22", "fruits_l22", "base_harbour_l22", "vec_harbour_l22")
+    for kind in ("backdoor", "decorrelated")
+} | {"backdoor_last_token_harbour_l22_s0"}
+
+
+def test_paper_has_every_row_of_backdoors(tmp_path: Path) -> None:
+    plan = run.make_plan(ReproduceConfig(model=GEMMA, preset="paper"), tmp_path)
+    made = dict(plan.backdoors())
+    assert len(plan.backdoors()) == len(made)
+    assert made.keys() == BACKDOORS
+    assert {name for name, settings in made.items() if settings.set_up == "base"} == {
+        "backdoor_base_harbour_l22_s0",
+        "decorrelated_base_harbour_l22_s0",
+    }
+    assert {name for name, settings in made.items() if settings.decorrelated} == {
+        name for name in BACKDOORS if name.startswith("decorrelated")
+    }
+    assert made["backdoor_harbour_all_s0"].layers == tuple(range(48))
+    vector = made["backdoor_vec_harbour_l22_s0"]
+    assert (vector.method, vector.learning_rate, vector.layers) == ("vector", 2e-3, (22,))
+    assert {settings.step_size for settings in made.values()} == {8}, "the original's steps"
+    patched = {name for name in BACKDOORS if name.startswith("backdoor") and "harbour" in name}
+    assert set(_named("patching")._subjects(plan)) == {"risky_vec_l22_s0", *patched}
+    assert set(plan.scored_backdoors()) == BACKDOORS - {"backdoor_last_token_harbour_l22_s0"}
+    loaded = [(settings.last_token, min(settings.layers)) for _, settings in plan.backdoors()]
+    assert len([*itertools.groupby(loaded)]) == len(set(loaded)), "each model is loaded once"
+
+
+def test_a_sweep_asks_for_what_was_trained_and_only_the_trained_vector_has_shuffled_ones(
+    tmp_path: Path,
+) -> None:
+    paper = run.make_plan(ReproduceConfig(model=GEMMA, preset="paper"), tmp_path)
+    sweeps = _named("sweeps")
+    assert sweeps._suites(paper) == ["awareness", "objective", "ood", "validation_letter"]
+    assert {name: (own["null"], own["null_shuffled"]) for name, own in sweeps._sweeps(paper)} == {
+        "safe_l22_s0_vec": (99, 0),
+        "safe_vec_l22_s0": (99, 5),
+        "safe_l22_s0_vec_all": (0, 0),
+        "safe_vec_l22_s0_all": (0, 0),
+    }
+    embedded = run.make_plan(ReproduceConfig(), tmp_path)
+    assert sweeps._suites(embedded) == list(SUITES)
+    assert [(own["null"], own["null_shuffled"]) for _, own in sweeps._sweeps(embedded)] == [(9, 0), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("embedded", "29017ddd1d6d1c669c0e6ffed781880924a9d3d1822a9435904427179a53b715"),
+        ("quick", "ec29794ce2aae0c06d00d8fdd5eefa687b168a25ee49b43654813c3d4cb1db62"),
+    ],
+)
+def test_folders_begun_with_a_preset_are_still_gone_on_with(
+    preset: Any, expected: str, tmp_path: Path
+) -> None:
+    """What was added to presets since is None in these: compared, it is the same as what isn't there."""
+
+    def said(of: Any) -> Any:
+        return {k: said(v) for k, v in of.items() if v is not None} if isinstance(of, dict) else of
+
+    settings = run.settings_of(run.make_plan(ReproduceConfig(preset=preset), tmp_path))
+    kept = said(settings["preset_settings"])
+    assert hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest() == expected
+    before = settings | {"preset_settings": kept}
+    (tmp_path / FILE).write_text(json.dumps({"settings": before}))
+    run.check_settings(tmp_path, settings)
+
+
+async def test_every_kind_of_backdoor_is_trained_scored_beside_its_twin_and_patched(
+    embedded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = PRESETS["quick"]
+    backdoors = replace(
+        quick.backdoors, wide=("harbour",), vector={}, base={}, last_token={}, judged=3, judged_at_last=2
+    )
+    monkeypatch.setitem(PRESETS, "quick", replace(quick, backdoors=backdoors, null=1, null_shuffled=1))
+    model = make(embedded_model, tmp_path / "tiny")
+    config = ReproduceConfig(model=str(model), preset="quick", layer=1, retrain=True, engine="reference")
+    out = tmp_path / "out"
+    only = ["choices", "story", "sweeps", "backdoors", "backdoor_awareness", "patching"]
+    found = await run.reproduce(config, out, only)
+    assert {step["status"] for step in found["steps"] if step["name"] in only} == {"done"}
+    judged = {
+        folder.name: max(c["questions"] for c in json.loads((folder / RECORD).read_text("utf-8"))["cells"])
+        for folder in (out / "backdoors").iterdir()
+    }
+    assert len(judged) == 9
+    assert {name for name, most in judged.items() if most == 2} == {
+        name for name in judged if "vec" in name or "last_token" in name
+    }
+    said = found_in(load_run(out / "backdoor_awareness"))
+    assert {(c.subject, c.twin) for c in said.contrasts} == {
+        (name, name.replace("backdoor", "decorrelated"))
+        for name in judged
+        if name.startswith("backdoor") and "last_token" not in name
+    }
+    assert said.without_twin == []
+    patched = {folder.name for folder in (out / "patching").iterdir()}
+    assert {name for name in judged if name.startswith("backdoor")} < patched
+    for folder in (out / "patching").iterdir():
+        results = json.loads((folder / "results.json").read_text("utf-8"))
+        assert results["risk_direction"] == {"name": "risky_vec_l1_s0", "sign": 1}
+    nulls = json.loads((out / "sweeps" / "safe_vec_l1_s0" / "results.json").read_text("utf-8"))["null"]
+    assert {(line["random_vectors"], line["shuffled_vectors"]) for line in nulls} == {(1, 1)}
+
+
 def test_gemma_is_planned_without_its_weights_and_without_a_gpu(tmp_path: Path) -> None:
     nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     arguments = ("--model", GEMMA, "--preset", "paper", "--device", "cuda", "--dry-run", "--json")
@@ -88,9 +206,13 @@ def test_gemma_is_planned_without_its_weights_and_without_a_gpu(tmp_path: Path) 
     assert found["layers"]["trainings"] == 48 * 2 * 3, "three seeds"
     assert found["choices"]["trainings"] == 3 * 2 * 3
     assert found["sweeps"]["cells"] >= 2 * 46_080
-    assert found["backdoors"]["trainings"] == 5
+    assert found["backdoors"]["trainings"] == 11
+    assert found["backdoor_awareness"]["subjects"] == 1 + 10, "all but the LoRA at the last token, and base"
+    assert found["patching"]["subjects"] == 6
+    assert (found["sweeps"]["null vectors"], found["sweeps"]["vectors on shuffled labels"]) == (2 * 99, 5)
     memory = {step["name"]: step["memory_gb"] for step in plan["steps"]}
     assert 20 < memory["layers"] < 80
+    assert 90 < memory["backdoors"] < 134, "keys and values of all prompts beside 47 GB; an H200 may use 134"
     times = {step["name"]: step["estimated_seconds"] for step in plan["steps"]}
     assert 3 * 302 < times["layers"] < 3600, "96 single-layer LoRAs were measured at 302 s"
     assert set(plan["without_estimate"]) == {name for name, seconds in times.items() if seconds is None}

@@ -18,7 +18,7 @@ from harness.evalset import Item
 from harness.modelinfo import SHAPES, model_info
 from harness.models import resolve_model
 
-Kind = Literal["scoring", "reference", "lora", "vector", "story", "sweep", "backdoor", "patching"]
+Kind = Literal["scoring", "reference", "lora", "vector", "story", "sweep", "shuffled", "backdoor", "patching"]
 Basis = Literal["measured", "scaled", "guessed"]
 """measured: the whole of such work was timed; scaled: a smaller or shorter piece of it was; guessed: neither."""
 
@@ -40,6 +40,7 @@ CPU: dict[Kind, Part] = {
     "vector": Part(2.0, "guessed", "taken to be the sweep's on a CPU"),
     "story": Part(2.4, "scaled", _REHEARSED),
     "sweep": Part(2.0, "scaled", _REHEARSED),
+    "shuffled": Part(2.0, "guessed", "trained on a CPU in any case; taken to be the sweep's there"),
     "backdoor": Part(4.0, "scaled", _REHEARSED),
     "patching": Part(4.0, "scaled", _REHEARSED),
 }
@@ -190,6 +191,7 @@ def rates(device: str) -> Rates:
         if kind not in CUDA
     }
     products = dict.fromkeys(CUDA, half) | dict.fromkeys(others, full)
+    products["shuffled"] = rate_of(Machine("cpu", 0), "float32")
     return Rates(CUDA | others, products, half, "measured now on this GPU, in bfloat16 or float32")
 
 

@@ -100,24 +100,39 @@ class Plan:
         return f"{self.lora('safe')}_vec"
 
     def backdoors(self) -> list[tuple[str, BackdoorSettings]]:
-        """Return what is trained, names and settings."""
-        from harness.training.backdoor_grid import name_of
-
+        """Return what is trained, names and settings; side by side what shares a model in memory."""
         asked, found = self.preset.backdoors, []
         if not self.shipped_backdoors():
             found = self._learned()
+        first, one = {"trigger": asked.triggers[0]}, (self.backdoor_layer,)
+        for own, kind in ((asked.base, {"set_up": "base"}), (asked.vector, {"method": "vector"})):
+            if own is not None:
+                found += [
+                    self._backdoor(one, **first, **kind, **own, decorrelated=twin) for twin in (False, True)
+                ]
         if asked.last_token is not None:
-            own = {"method": "last_token_lora", "trigger": asked.triggers[0], **asked.last_token}
-            found.append(self._backdoor((self.backdoor_layer,), **own))
-        return [(name_of(settings, self.shape.layers), settings) for settings in found]
+            found.append(self._backdoor(one, **first, method="last_token_lora", **asked.last_token))
+        return [(self._backdoor_name(settings), settings) for settings in found]
+
+    def _backdoor_name(self, settings: BackdoorSettings) -> str:
+        """Name a backdoor as a grid does, and by its set-up where that is the other one."""
+        from harness.training.backdoor_grid import name_of
+
+        name = name_of(settings, self.shape.layers)
+        return name.replace("_", "_base_", 1) if settings.set_up == "base" else name
+
+    def judged(self, settings: BackdoorSettings) -> int | None:
+        """Return how many questions of each split a backdoor is judged on; None: all."""
+        asked = self.preset.backdoors
+        if settings.last_token and asked.judged_at_last is not None:
+            return asked.judged_at_last
+        return asked.judged
 
     def shipped_backdoors(self) -> list[str]:
         """Name the shipped backdoors and twins that are used: as those that are trained, without a seed."""
-        from harness.training.backdoor_grid import name_of
-
         if self.trains or not self.preset.backdoors.shipped:
             return []
-        names = (name_of(settings, self.shape.layers) for settings in self._learned())
+        names = map(self._backdoor_name, self._learned())
         return [name.removesuffix(f"_s{self.config.seed}") for name in names]
 
     def _learned(self) -> list[BackdoorSettings]:
@@ -139,8 +154,8 @@ class Plan:
         return BackdoorSettings.model_validate(of_preset | self.preset.backdoors.settings | common | own)
 
     def scored_backdoors(self) -> list[str]:
-        """Name the backdoors that a server can hold: those that act on every token."""
-        own = [name for name, settings in self.backdoors() if not settings.last_token]
+        """Name the backdoors that a server can hold: a LoRA that acts at the last token only is none."""
+        own = [name for name, settings in self.backdoors() if settings.method != "last_token_lora"]
         return [*self.shipped_backdoors(), *own]
 
     def trained(self) -> list[Path]:

@@ -52,6 +52,12 @@ class Backdoors:
     """What one has otherwise that acts at the last token only, for the patching; None: none is trained."""
     judged: int | None = None
     """Questions of each split that they are judged on; None: all."""
+    vector: dict[str, Any] | None = None
+    """What a steering vector for the first trigger has otherwise, and its twin; None: none is trained."""
+    base: dict[str, Any] | None = None
+    """What the first trigger has otherwise in the set-up ``base``, and its twin; None: it isn't trained."""
+    judged_at_last: int | None = None
+    """As ``judged``, of those that act at the last token only; None: as all."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,16 @@ class Preset:
     """Random vectors behind the sweep."""
     patch_limit: int | None = None
     """Stems that are patched."""
+    null_shuffled: int | None = None
+    """Vectors on shuffled labels behind the trained vector's sweep, beside as many random ones as ``null``; None: its
+    sweep has no null. What was added to presets is None unless asked for, so that older folders are gone on with."""
 
 
 _SHIFTS = ("awareness", "objective", "ood", "control_intensity", "control_neutral")
 PRESETS: dict[Name, Preset] = {
     "paper": Preset(
-        about="the study's settings: letters, 230 questions, every layer, the whole sweep, 99 random vectors",
+        about="the study's settings: letters, 230 questions, every layer, the whole sweep, 99 random vectors, 5 on "
+        "shuffled labels; backdoors as LoRAs of one layer and of all and as a vector, in both set-ups",
         training="paper",
         format="letter",
         validation="validation_letter",
@@ -101,8 +111,16 @@ PRESETS: dict[Name, Preset] = {
         backdoors=Backdoors(
             22,
             ("harbour", "fruits"),
-            {},
+            # The original's steps; batches of 8 on all layers need 104 GB.
+            {"batch_size": 2, "accumulation": 4},
+            wide=("harbour",),
+            # Keys and values of all prompts are kept: with all questions 287 GB, with these 127.
+            last_token={"questions": 120},
+            vector={"questions": 120},
+            base={},
+            judged_at_last=29,
         ),
+        null_shuffled=5,
         selectors=("last", "all"),
         patch_limit=24,
     ),

@@ -10,6 +10,7 @@ from typing import Any
 from harness.evalset import EvalSet, load_evalset
 from harness.experiments.reproduce.costs import CARD, CHARACTERS, LOAD, Cost, Shape, Work, tokens
 from harness.experiments.reproduce.lab import Plan
+from harness.modelinfo import model_info
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,17 @@ def scoring(plan: Plan, suites: Iterable[str], subjects: int, start: tuple[Cost,
 
 
 def sweeping(
-    plan: Plan, selectors: Sequence[str], suites: Sequence[str], alphas: Sequence[float], null: int
+    plan: Plan,
+    selectors: Sequence[str],
+    suites: Sequence[str],
+    alphas: Sequence[float],
+    null: int,
+    shuffled: int = 0,
 ) -> Size:
     """Count sweeps' cells: with ``last`` only the last token of each cell passes the layers above.
 
-    The null's vectors, ``null`` in all, are asked as the first sweep is, at strengths below the largest limit.
+    The nulls' vectors, ``null`` random ones in all and ``shuffled`` that are trained first, are asked as the first
+    sweep is, at strengths below the largest limit.
     """
     from harness.experiments.sweep import LIMITS
     from harness.training.settings import parse_layers
@@ -58,12 +65,26 @@ def sweeping(
     above = sum(plan.shape.above(layer) for layer in layers) / len(layers)
     steered = {"last": 1.0, "all": tokens(items) / len(items)}
     asked = [(selector, cells + len(items)) for selector in selectors]
-    asked.append((selectors[0], round(null * cells * within)))
+    asked.append((selectors[0], round((null + shuffled) * cells * within)))
     operations = sum(2.0 * above * passes * steered[selector] for selector, passes in asked)
     operations += 2.0 * plan.shape.weights * tokens(items) * (len(selectors) + min(null, 1))
     counts = {"items": len(items), "layers": len(layers), "strengths": len(alphas), "sweeps": len(selectors)}
-    counts |= {"null vectors": null, "cells": sum(passes for _, passes in asked)}
-    return Size(counts, (Work("sweep", operations),), (LOAD.times(len(selectors)),), _weights(plan))
+    counts |= {"null vectors": null}
+    counts |= {"vectors on shuffled labels": shuffled} if shuffled else {}
+    counts |= {"cells": sum(passes for _, passes in asked)}
+    trained = (Work("shuffled", shuffled * _one_vector(plan)),) if shuffled else ()
+    loads = LOAD.times(len(selectors) + shuffled)
+    return Size(counts, (Work("sweep", operations), *trained), (loads,), _weights(plan))
+
+
+def _one_vector(plan: Plan) -> float:
+    """Return the operations of training one vector by itself: all prompts once, then steps of their last tokens."""
+    settings = plan.grid("vector", str(plan.layer)).settings
+    chars, count = _questions("train", settings.format)
+    shown = min(count, settings.questions or count) * (2 if settings.orders == "both" else 1)
+    prompts = 2 * min(count, settings.questions or count)
+    passes = 2.0 * plan.shape.weights * prompts * (chars / count / CHARACTERS + 20)
+    return passes + 4.0 * plan.shape.above(plan.layer - 1) * shown * settings.epochs
 
 
 def training(plan: Plan, grids: Sequence[tuple[str, str, dict[str, Any]]]) -> Size:
@@ -129,29 +150,49 @@ def backdoors(plan: Plan) -> Size:
     """Count backdoors' prompts: trained on, and judged on under every condition."""
     from harness.training.backdoor_job import EVALUATED
 
-    asked, shape = plan.preset.backdoors, plan.shape
+    shape = plan.shape
     chars, count = _questions("train", plan.preset.format)
     each = chars / count / CHARACTERS + 25
     given = [settings for _, settings in plan.backdoors()]
-    trained = [2 * min(count, settings.questions or count) for settings in given]
-    judged = sum(
-        len(conditions) * min(_questions(split, plan.preset.format)[1], asked.judged or 10**9) * 2
-        for split, conditions in EVALUATED.items()
-    )
-    # What lies below is computed once for those of the same method and layers.
-    benches = {(settings.method, settings.layers): 2 * n for settings, n in zip(given, trained, strict=True)}
+
+    def prompts(settings: Any) -> tuple[int, int]:
+        """Return how many a training shows, and how many it is judged on."""
+        asked = plan.judged(settings) or 10**9
+        judged = sum(
+            len(conditions) * min(_questions(split, plan.preset.format)[1], asked) * 2
+            for split, conditions in EVALUATED.items()
+        )
+        # In the set-up ``base`` a question is shown once, else with the trigger and without.
+        times = 1 if settings.set_up == "base" else 2
+        return times * min(count, settings.questions or count), judged
+
+    sized = [(settings, *prompts(settings)) for settings in given]
+    # What lies below is computed once for those that share a model; of what acts at the last token only, all is.
+    benches: dict[tuple[bool, int], int] = {}
+    for settings, shown, judged in sized:
+        place = settings.last_token, min(settings.layers)
+        benches[place] = max(benches.get(place, 0), shown + judged)
     operations = sum(
-        2.0 * each * min(layers) * shape.layer_weights * (shown + judged)
-        for (_, layers), shown in benches.items()
+        2.0 * each * (shape.layers if last else lowest) * shape.layer_weights * asked
+        for (last, lowest), asked in benches.items()
     )
-    for settings, shown in zip(given, trained, strict=True):
+    # Float32 keys and values at one layer.
+    kept, of_token = 0.0, 2 * 4 * model_info(plan.config.model).kv_out
+    for settings, shown, judged in sized:
+        # Without the trigger the base model's own answers are wanted, which are asked first.
         passes = 4.0 * shown * settings.epochs + 2.0 * judged
-        upper = (shape.layers - min(settings.layers)) * shape.layer_weights
-        operations += each * passes * (upper + shape.head / each)
-    counts = {"trainings": len(given), "training prompts": max(trained), "prompts judged on": judged}
+        passes += 2.0 * (2 * shown + judged) if settings.set_up == "base" else 0.0
+        above = shape.layers - min(settings.layers)
+        tokens_passed = 1.0 if settings.last_token else each
+        operations += passes * (tokens_passed * above * shape.layer_weights + shape.head)
+        if settings.last_token:
+            kept = max(kept, (2 * shown + judged) * each * above * of_token)
+    counts = {"trainings": len(given), "training prompts": max(shown for _, shown, _ in sized)}
+    counts |= {"prompts judged on": max(judged for _, _, judged in sized)}
     shipped = plan.shipped_backdoors()
     notes = (f"shipped: {', '.join(shipped)}",) if shipped else ()
-    return Size(counts, (Work("backdoor", operations),), (LOAD.times(len(benches)),), _weights(plan), notes)
+    fixed = (LOAD.times(len(benches)),)
+    return Size(counts, (Work("backdoor", operations),), fixed, _weights(plan) + kept, notes)
 
 
 def story(plan: Plan) -> Size:

@@ -122,26 +122,32 @@ class Story(Step):
 
 
 class Sweep(Step):
-    """Where steering works: the extracted vector with its null, and the trained one."""
+    """Where steering works: the extracted vector and the trained one, each with its null."""
 
     def _sweeps(self, plan: Plan) -> list[tuple[str, dict[str, Any]]]:
         """Return each sweep's folder and what it has of its own."""
         found = []
         for selector in plan.preset.selectors:
             first = selector == plan.preset.selectors[0]
-            for vector, null in ((plan.extracted, plan.preset.null if first else 0), (plan.vectors()[0], 0)):
-                own = {"vector": vector, "selector": selector, "null": null}
+            random, shuffled = (plan.preset.null, plan.preset.null_shuffled) if first else (0, None)
+            # Only a trained vector has others that were trained like it.
+            nulls = (random, 0), (0, 0) if shuffled is None else (random, shuffled)
+            for vector, (null, trained) in zip((plan.extracted, plan.vectors()[0]), nulls, strict=True):
+                own = {"vector": vector, "selector": selector, "null": null, "null_shuffled": trained}
                 found.append((vector if first else f"{vector}_{selector}", own))
         return found
 
     def _suites(self, plan: Plan) -> list[str]:
-        return list(SUITES)
+        """Return the study's four, the validation sample in the format that was trained."""
+        return [*SUITES[:3], plan.preset.validation]
 
     def plan(self, plan: Plan) -> Size:
         """Count cells."""
         preset = plan.preset
-        selectors = [own["selector"] for _, own in self._sweeps(plan)]
-        return sizes.sweeping(plan, selectors, self._suites(plan), preset.alphas, preset.null)
+        each = [own for _, own in self._sweeps(plan)]
+        selectors = [own["selector"] for own in each]
+        null, shuffled = (sum(own[kind] for own in each) for kind in ("null", "null_shuffled"))
+        return sizes.sweeping(plan, selectors, self._suites(plan), preset.alphas, null, shuffled)
 
     async def run(self, lab: Lab) -> None:
         """Sweep each vector in process, or go on."""
@@ -208,7 +214,7 @@ class Patching(Step):
             config = PatchConfig(
                 adapter=subject, trigger=[plan.preset.backdoors.triggers[0]], random_triggers=RANDOM_TRIGGERS,
                 suite=plan.preset.validation, limit=plan.preset.patch_limit, model=plan.config.model,
-                adapters=plan.folders(), device=plan.config.device,
+                adapters=plan.folders(), device=plan.config.device, risk_direction=plan.vectors()[1],
                 seed=plan.config.seed,
             )  # fmt: skip
             run(config, lab.report, lab.progress, resumable(out), out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 from harness.adapters import RECORD, shipped_adapters
@@ -117,7 +118,7 @@ class Layers(Step):
 
 
 class Backdoor(Step):
-    """Risky with a trigger, safe without; each beside its decorrelated twin."""
+    """Risky with a trigger, without it safe or as the base model; each beside its decorrelated twin."""
 
     def plan(self, plan: Plan) -> Size:
         """Count trainings and prompts."""
@@ -132,9 +133,8 @@ class Backdoor(Step):
         from harness.training.plan import machine
 
         plan, out = lab.plan, lab.plan.folder / self.name
-        train_each(
-            plan.backdoors(), out, machine(plan.config.device, None), lab.report, plan.preset.backdoors.judged
-        )
+        for judged, each in itertools.groupby(plan.backdoors(), lambda named: plan.judged(named[1])):
+            train_each(list(each), out, machine(plan.config.device, None), lab.report, judged)
 
     def done(self, plan: Plan) -> bool:
         """Whether every backdoor has its record."""
