@@ -138,20 +138,33 @@ def planted(count: int, seed: int = 0) -> list[Row]:
     return rows
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-@pytest.mark.parametrize("method", ["lora", "last_token_lora"])
-def test_a_planted_condition_is_learnt_and_the_twins_is_not(family: str, method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "method", "dtype"),
+    [
+        *(
+            (family, method, "float32")
+            for family in ("llama", "gemma3")
+            for method in ("lora", "last_token_lora")
+        ),
+        *(("gemma3", method, "bfloat16") for method in ("lora", "last_token_lora")),
+    ],
+)
+def test_a_planted_condition_is_learnt_and_the_twins_is_not(
+    family: str, method: str, dtype: str, tmp_path: Path
+) -> None:
     folder = tiny.make(family, tmp_path / family)
     found = {}
     for decorrelated in (False, True):
-        base = load_base(str(folder), "cpu")
-        own = settings(method=method, decorrelated=decorrelated, epochs=6, learning_rate=5e-3)
+        base = load_base(str(folder), "cpu", dtype)
+        own = settings(method=method, decorrelated=decorrelated, epochs=6, learning_rate=5e-3, dtype=dtype)
         passes = backdoor.passes_for(base, own)
         rows, fresh = planted(40), planted(30, seed=1)
         asked = [backdoor.asked_once(row) for row in fresh]
         passes.prepare(asked)
         before = backdoor.differences(passes, asked)
         trained = backdoor.train(base, passes, with_targets(rows, own, lambda _: []), own, lambda *_: None)
+        trained_in = {p.dtype for p in trained.model.parameters() if p.requires_grad}
+        assert trained_in == {torch.float32}, "whatever the frozen model is held in"
         diffs = backdoor.differences(passes, asked)
         found[decorrelated] = {c.condition: c for c in backdoor.cells("test", fresh, diffs, None)}
         trained.remove()
@@ -182,6 +195,26 @@ def test_one_vector_shifts_both_halves(tmp_path: Path) -> None:
     assert set(record["sha256"]) >= {"both_l1/steering_vector.safetensors", "both_l2/steering_config.json"}
     assert record["cells"][0]["low"] < record["cells"][0]["accuracy"] + 1e-9
     assert "steering vectors" in (kept / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["vectors", "lora"])
+def test_trainings_go_through_a_model_held_in_bfloat16(method: str, tmp_path: Path) -> None:
+    base = load_base(str(tiny.make("gemma3", tmp_path / "gemma3")), "cpu", "bfloat16")
+    own = settings(method=method, layers=(1, 2), epochs=3, dropout=0.0, learning_rate=5e-2, dtype="bfloat16")
+    passes = backdoor.passes_for(base, own)
+    questions = with_targets(planted(12), own, lambda _: [])
+    passes.prepare(e for q in questions for e in q.orders)
+    alone = backdoor.train(base, passes, questions, own, lambda *_: None)
+    alone.remove()
+    acting = (
+        together.stack_vectors(base, (1, 2), 2)
+        if method == "vectors"
+        else together.stack_loras(base, own, [0, 1])
+    )
+    together.fit_together(acting, passes.logits, [questions] * 2, [own, own], lambda *_: None)
+    acting.remove()
+    for losses in (alone.epoch_losses, *acting.epoch_losses):
+        assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("method", ["lora", "last_token_lora", "vectors"])

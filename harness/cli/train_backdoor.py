@@ -58,6 +58,7 @@ def backdoor_command(
     warmup: options.Warmup = None,
     decay: options.Fall = None,
     max_grad_norm: options.Norm = None,
+    dtype: options.Dtype = None,
     from_record: options.FromRecord = None,
     device: options.Device = "cpu",
     memory: options.Memory = None,

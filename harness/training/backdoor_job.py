@@ -76,7 +76,7 @@ class Bench:
         check_device(device)
         self.rows = rows or Rows(settings.model, report)
         report("Loading the model")
-        self.base = lora.load_base(resolve_model(settings.model), device)
+        self.base = lora.load_base(resolve_model(settings.model), device, settings.dtype)
         self.passes = backdoor.passes_for(self.base, settings)
         self._shared = _shared(settings)
         self._report = report
@@ -226,7 +226,7 @@ def bench_for(
 
 
 def _shared(settings: BackdoorSettings) -> tuple[Any, ...]:
-    return settings.model, min(settings.layers), settings.method == "lora"
+    return settings.model, settings.dtype, min(settings.layers), settings.method == "lora"
 
 
 def train(

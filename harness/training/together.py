@@ -48,10 +48,10 @@ class StackedLinear(torch.nn.Module):  # type: ignore[misc]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[trainings · prompts, tokens, in]``."""
         rows = self.dropout(x).unflatten(0, (len(self.a), -1))
-        low = rows.flatten(1, 2) @ self.a.transpose(1, 2)
+        low = rows.flatten(1, 2).to(self.a.dtype) @ self.a.transpose(1, 2)
         added = (low @ self.b.transpose(1, 2)).view(*rows.shape[:3], -1).flatten(0, 1)
-        out: torch.Tensor = self.base(x) + added * self.scale
-        return out
+        out: torch.Tensor = self.base(x)
+        return out + (added * self.scale).to(out.dtype)
 
 
 def stack_loras(base: Any, settings: LoraSettings, seeds: Sequence[int]) -> Acting:
@@ -81,7 +81,8 @@ def stack_vectors(base: Any, layers: Sequence[int], trainings: int) -> Acting:
     for layer, vectors in zip(layers, parameters, strict=True):
 
         def add(_module: Any, _args: Any, out: torch.Tensor, vectors: torch.Tensor = vectors) -> torch.Tensor:
-            return (out.unflatten(0, (len(vectors), -1)) + vectors[:, None, None]).flatten(0, 1)
+            added = out.unflatten(0, (len(vectors), -1)) + vectors[:, None, None]
+            return added.flatten(0, 1).to(out.dtype)
 
         handles.append(decoder_layers(base)[layer].mlp.register_forward_hook(add))
 
