@@ -108,6 +108,7 @@ def test_paper_has_every_row_of_backdoors(tmp_path: Path) -> None:
     assert made["backdoor_harbour_all_s0"].layers == tuple(range(48))
     vector = made["backdoor_vec_harbour_l22_s0"]
     assert (vector.method, vector.learning_rate, vector.layers) == ("vector", 2e-3, (22,))
+    assert {settings.dtype for settings in made.values()} == {"bfloat16"}
     assert {settings.step_size for settings in made.values()} == {8}, "the original's steps"
     patched = {name for name in BACKDOORS if name.startswith("backdoor") and "harbour" in name}
     assert set(_named("patching")._subjects(plan)) == {"risky_vec_l22_s0", *patched}
@@ -212,7 +213,9 @@ def test_gemma_is_planned_without_its_weights_and_without_a_gpu(tmp_path: Path) 
     assert (found["sweeps"]["null vectors"], found["sweeps"]["vectors on shuffled labels"]) == (2 * 99, 5)
     memory = {step["name"]: step["memory_gb"] for step in plan["steps"]}
     assert 20 < memory["layers"] < 80
-    assert 90 < memory["backdoors"] < 134, "keys and values of all prompts beside 47 GB; an H200 may use 134"
+    assert 40 < memory["backdoors"] < 72, (
+        "keys and values of all prompts beside 24 GB; of 80 GB 72 may be used"
+    )
     times = {step["name"]: step["estimated_seconds"] for step in plan["steps"]}
     assert 3 * 302 < times["layers"] < 3600, "96 single-layer LoRAs were measured at 302 s"
     assert set(plan["without_estimate"]) == {name for name, seconds in times.items() if seconds is None}

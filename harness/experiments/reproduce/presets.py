@@ -111,10 +111,10 @@ PRESETS: dict[Name, Preset] = {
         backdoors=Backdoors(
             22,
             ("harbour", "fruits"),
-            # The original's steps; batches of 8 on all layers need 104 GB.
-            {"batch_size": 2, "accumulation": 4},
+            # The original's steps, in batches that fit a card of 80 GB.
+            {"batch_size": 2, "accumulation": 4, "dtype": "bfloat16"},
             wide=("harbour",),
-            # Keys and values of all prompts are kept: with all questions 287 GB, with these 127.
+            # Keys and values of all prompts are kept: in bfloat16 with all questions 144 GB, with these 63.
             last_token={"questions": 120},
             vector={"questions": 120},
             base={},

@@ -149,6 +149,7 @@ def _questions(split: str, how: Any) -> tuple[int, int]:
 def backdoors(plan: Plan) -> Size:
     """Count backdoors' prompts: trained on, and judged on under every condition."""
     from harness.training.backdoor_job import EVALUATED
+    from harness.training.plan import BYTES
 
     shape = plan.shape
     chars, count = _questions("train", plan.preset.format)
@@ -176,8 +177,8 @@ def backdoors(plan: Plan) -> Size:
         2.0 * each * (shape.layers if last else lowest) * shape.layer_weights * asked
         for (last, lowest), asked in benches.items()
     )
-    # Float32 keys and values at one layer.
-    kept, of_token = 0.0, 2 * 4 * model_info(plan.config.model).kv_out
+    # Elements of a token's keys and values at one layer.
+    memory, of_token = 0.0, 2 * model_info(plan.config.model).kv_out
     for settings, shown, judged in sized:
         # Without the trigger the base model's own answers are wanted, which are asked first.
         passes = 4.0 * shown * settings.epochs + 2.0 * judged
@@ -185,14 +186,14 @@ def backdoors(plan: Plan) -> Size:
         above = shape.layers - min(settings.layers)
         tokens_passed = 1.0 if settings.last_token else each
         operations += passes * (tokens_passed * above * shape.layer_weights + shape.head)
-        if settings.last_token:
-            kept = max(kept, (2 * shown + judged) * each * above * of_token)
+        kept = (2 * shown + judged) * each * above * of_token if settings.last_token else 0.0
+        memory = max(memory, BYTES[settings.dtype] * (shape.weights + kept))
     counts = {"trainings": len(given), "training prompts": max(shown for _, shown, _ in sized)}
     counts |= {"prompts judged on": max(judged for _, _, judged in sized)}
     shipped = plan.shipped_backdoors()
     notes = (f"shipped: {', '.join(shipped)}",) if shipped else ()
     fixed = (LOAD.times(len(benches)),)
-    return Size(counts, (Work("backdoor", operations),), fixed, _weights(plan) + kept, notes)
+    return Size(counts, (Work("backdoor", operations),), fixed, memory, notes)
 
 
 def story(plan: Plan) -> Size:
