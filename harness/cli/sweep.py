@@ -179,8 +179,9 @@ def _print_plan(settings: Any, as_json: bool) -> None:
     items = sum(len(suite.items) for suite in asked.suites)
     layers, alphas = list(asked.layers), settings.alphas
     vectors = settings.null + settings.null_shuffled
+    judged = 1 if vectors and settings.engine == "server" else 0
     passes = items * (1 + len(layers) * len(alphas))
-    null_passes = vectors * items * len(layers) * len(in_profiles(alphas))
+    null_passes = (vectors + judged) * items * len(layers) * len(in_profiles(alphas))
     suites = {suite.name: [item.id for item in suite.items] for suite in asked.suites}
     if as_json:
         plan = {
@@ -198,5 +199,6 @@ def _print_plan(settings: Any, as_json: bool) -> None:
     )
     if vectors:
         typer.echo(
-            f"and {null_passes} in process for {vectors} null vectors, at strengths that enter a profile"
+            f"and {null_passes} in process for {vectors} null vectors{' and the judged one' if judged else ''}, at "
+            "strengths that enter a profile"
         )

@@ -7,6 +7,7 @@ positive minus negative. So only what is added to layer ``AT``'s ``resid_post`` 
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import transformers
 
+from harness.adapters import RECORD
 from harness.evalset import load_evalset
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.vectors import SteeringVector, VectorConfig, write_vector
@@ -82,11 +84,18 @@ def _copy(mlp: torch.nn.Module, to: int, scale: float) -> None:
         down[to, 0], down[to, 1] = scale, -scale
 
 
-def vector(folder: Path, name: str, values: np.ndarray, behavior: str | None = "risky") -> Path:
-    """Write a vector of the planted model."""
+def vector(
+    folder: Path, name: str, values: np.ndarray, behavior: str | None = "risky", trained: bool = False
+) -> Path:
+    """Write a vector of the planted model; one that was trained has a record of that."""
     training = {"behavior": behavior} if behavior else {}
     config = VectorConfig(NAME, AT, "resid_post", training=training)
-    return write_vector(folder / name, SteeringVector(name, config, values.astype(np.float32)))
+    place = write_vector(folder / name, SteeringVector(name, config, values.astype(np.float32)))
+    if trained:
+        settings = {"behavior": behavior, "layers": [AT]}
+        record = {"schema_version": 2, "kind": "vector", "behavior": behavior, "settings": settings}
+        (place / RECORD).write_text(json.dumps(record))
+    return place
 
 
 def planted_values(sign: float = 1.0) -> np.ndarray:

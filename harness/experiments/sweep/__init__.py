@@ -20,10 +20,11 @@ A sweep's folder holds ``manifest.json``, ``journal.jsonl`` and, when it is fini
     score_max, shift_max: float, the maximum over 0 < α < T
     score_min, shift_min: float, the minimum over −T < α < 0
     effect: float, (shift_max − shift_min) / 2: large where +α raises and −α lowers
-``null.parquet``, with ``--null``: profiles of vectors that mean nothing, one row a vector, suite, item, layer and
-limit.
-    vector: int; kind: str, random (same norm) or shuffled (trained on shuffled labels)
-    suite, item, stem, layer, limit, shift_max, shift_min, effect: as above
+``null.parquet``, with ``--null``: profiles of vectors that mean nothing, scored in process, one row a vector, suite,
+item, layer and limit.
+    vector: int; kind: str, random (same norm), shuffled (trained on shuffled labels, with the vector's own sign), or
+        judged: the vector itself, where a server swept it
+    suite, item, stem, layer, limit, shift_max, shift_min, effect: as above, the base model's scores in process too
 ``results.json``: schema_version, kind = "sweep", run_id, folder, vector (name, digest, norm, sign), grid
 (layers, alphas, selector, scale_mode, hook, and bos where ``all`` takes it too), engine, passes, scored_now (since
 the last start) in seconds and cpu_seconds (of this process, over its cores), peak_memory_bytes (of this process),
@@ -36,7 +37,9 @@ noise_floor (nats), invalid_items, and with a null null_scored_now, null_seconds
         that stand out in the max-statistic over all layers × strengths
     comparisons: by pair of suites and limit: :class:`harness.stats.ProfileComparison`
     null: by suite and limit: the number of vectors by kind; for each layer the 95% band of the random vectors'
-        mean effect; the half-width of the band for all layers at once; each layer's p; what shuffled ones reach
+        mean effect; the half-width of the band for all layers at once; each layer's p; what shuffled ones reach;
+        judged_effects where a server swept, the vector's own effect by layer in process: this is what is judged
+        (a layer's effect and p), since a server's noise would raise an effect that the null's have without it
 """
 
 SCHEMA_VERSION = 1

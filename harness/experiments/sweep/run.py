@@ -21,7 +21,16 @@ from harness.experiments.sweep import BASE_LAYER, LIMITS, SCHEMA_VERSION
 from harness.experiments.sweep.config import SweepConfig
 from harness.experiments.sweep.engines import InProcess, Server, SweepEngine
 from harness.experiments.sweep.grid import Direction, Grid, entry, read_entry
-from harness.experiments.sweep.null import Null, judge, random_vectors, shuffled_vectors
+from harness.experiments.sweep.null import (
+    JUDGED,
+    Null,
+    check_trained,
+    judge,
+    judged_vector,
+    known_profiles,
+    random_vectors,
+    shuffled_vectors,
+)
 from harness.experiments.sweep.results import limits, profiles, rows, summary, write_table
 from harness.guard import Canary
 from harness.journal import Journal
@@ -109,6 +118,8 @@ def check(config: SweepConfig, report: Report = lambda _: None) -> Asked:
             f"--null has no profile to judge at the strengths {', '.join(f'{a:g}' for a in config.alphas)}: a profile "
             f"needs strengths of both signs below {' or '.join(map(str, LIMITS))}, like --alphas=-0.01,0.01."
         )
+    if config.null_shuffled:
+        check_trained(vector)
     return Asked(direction, layers, suites)
 
 
@@ -215,16 +226,17 @@ async def _finish(
         return
     begun, busy = time.monotonic(), time.process_time()
     with Journal(folder / NULL_JOURNAL) as journal:
-        known = journal.count
-        null = Null(grid, opened.model(), opened.bos_id, config.max_tokens, journal)
-        vectors = random_vectors(direction.vector, config.null, config.seed)
-        vectors += shuffled_vectors(direction.vector, config.model, config.null_shuffled, config.seed)
+        known = known_profiles(journal.entries, config.engine, direction.sign)
+        null = Null(grid, opened.model(), opened.bos_id, config.max_tokens, journal, known)
+        vectors = [judged_vector(direction)] if config.engine == "server" else []
+        vectors += random_vectors(direction.vector, config.null, config.seed)
+        vectors += shuffled_vectors(direction, config.model, config.null_shuffled, config.seed)
         await null.run(vectors, lambda done, what: report(f"Null: {done} of {len(vectors)} done, {what}"))
         frame = null.table()
         write_table(folder / "null.parquet", frame, folder.name)
         results["null"] = judge(profile, frame, grid.layers)
         results |= {
-            "null_scored_now": journal.count - known,
+            "null_scored_now": sum(kind != JUDGED for kind, _ in null.profiles.keys() - known.keys()),
             "null_seconds": time.monotonic() - begun,
             "null_cpu_seconds": time.process_time() - busy,
         }
@@ -320,6 +332,6 @@ def resumed_config(folder: Path, given: dict[str, Any]) -> SweepConfig:
     if not (folder / NULL_JOURNAL).is_file():
         return config
     with Journal(folder / NULL_JOURNAL) as journal:
-        scored = Counter(line["kind"] for line in journal.entries)
+        scored = Counter(kind for kind, _ in {(line["kind"], line["vector"]) for line in journal.entries})
     null = max(config.null, scored["random"]), max(config.null_shuffled, scored["shuffled"])
     return config.model_copy(update=dict(zip(("null", "null_shuffled"), null, strict=True)))

@@ -141,7 +141,8 @@ def _null_claim(vector: str, null: dict[str, Any]) -> Claim:
     best, count = _best(null), null["random_vectors"]
     where = f"{vector}, {null['suite']}, |α| < {null['limit']}"
     at = (
-        f"at best layer {best['layer']} with {best['effect']:+.2f} nats (random ones: {best['low']:+.2f} to "
+        f"at best layer {best['layer']} with {best['effect']:+.2f} nats"
+        f"{' in process' if 'judged_effects' in null else ''} (random ones: {best['low']:+.2f} to "
         f"{best['high']:+.2f} there), p = {best['p']:.3f}"
     )
     if trained := null.get("shuffled_effects"):
