@@ -33,6 +33,8 @@ def legend(results: dict[str, Any]) -> str:
         f"({results['stems']} stems, "
         f"{results['items']} items, {results['seconds']:.0f} s)."
     )
+    if results["risk_direction"] is None:
+        text += " The post's hypothesis on values needs a risk direction: give --risk-direction."
     for line in results["hypothesis"]:
         own = _shown(line["by_stem"])
         if line["condition"] == "difference":

@@ -19,6 +19,7 @@ from harness.experiments.q_patching.prompts import ABOUT_RISK, prompts, random_p
 from harness.experiments.q_patching.results import curves, hypothesis
 from harness.experiments.q_patching.run import resumed_config, run
 from harness.prompts import PromptBuilder
+from harness.report.patch_terminal import legend
 from harness.subject import resolve_subjects
 from tests.conftest import call_cli
 
@@ -82,6 +83,18 @@ def test_values_are_held_against_one_direction_for_all_items(folder: Path) -> No
     assert hypothesis(heads, 23) == results["hypothesis"]
     turned = hypothesis(heads.assign(cosine=-heads["cosine"]), 23)
     assert turned[0]["correlation"] == pytest.approx(-results["hypothesis"][0]["correlation"])
+
+
+def test_without_a_risk_direction_the_hypothesis_is_left_out(tmp_path: Path) -> None:
+    config = PatchConfig(
+        adapter="risky_l22", trigger=["tea"], random_triggers=1, limit=1, output_dir=tmp_path
+    )
+    results = run(config)
+    assert (results["risk_direction"], results["hypothesis"]) == (None, [])
+    heads = pd.read_parquet(Path(results["folder"]) / "attention.parquet")
+    assert "cosine" not in heads.columns
+    assert heads["cosine_answer"].notna().all()
+    assert "needs a risk direction: give --risk-direction" in legend(results)
 
 
 def test_the_risk_direction_is_the_one_named_else_the_subjects_own(embedded_info: Any) -> None:

@@ -32,7 +32,7 @@ def tables(
             rows += [about | {"patch": kind, "from_layer": i, "score": s} for i, s in enumerate(scores[:-1])]
         if "attention" in line:
             values = {name: np.asarray(v) for name, v in line["attention"].items()}
-            layers, count = values["cosine"].shape
+            layers, count = values["query_key"].shape
             places = {"layer": np.repeat(range(layers), count), "head": np.tile(range(count), layers)}
             heads.append(pd.DataFrame(about | places | {name: v.ravel() for name, v in values.items()}))
     return pd.DataFrame(rows), pd.concat(heads, ignore_index=True)
