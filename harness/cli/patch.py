@@ -30,9 +30,10 @@ def patch_command(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N stems.")] = None,
     risk_direction: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Vector whose risky sense values are held against, by name or folder. Default: the subject's own."
+            help="Vector whose risky sense values are held against, by name or folder; repeatable: risky_vec_l22 and "
+            "safe_vec_l22 together leave out what both share. Default: the subject's own."
         ),
     ] = None,
     acts_on: Annotated[

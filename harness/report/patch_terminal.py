@@ -33,7 +33,7 @@ def legend(results: dict[str, Any]) -> str:
         f"({results['stems']} stems, "
         f"{results['items']} items, {results['seconds']:.0f} s)."
     )
-    if results["risk_direction"] is None:
+    if not results["risk_direction"]:
         text += " The post's hypothesis on values needs a risk direction: give --risk-direction."
     for line in results["hypothesis"]:
         own = _shown(line["by_stem"])

@@ -71,7 +71,7 @@ def test_random_phrases_are_as_long_in_the_line_and_say_nothing_of_risk(referenc
 
 def test_values_are_held_against_one_direction_for_all_items(folder: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
-    assert results["risk_direction"] == {"name": ADAPTER, "sign": 1}
+    assert results["risk_direction"] == [{"name": ADAPTER, "sign": 1}]
     heads = pd.read_parquet(folder / "attention.parquet")
     own = heads[(heads["condition"] == "trigger") & (heads["layer"] > 5)]
     keys = ["trigger", "layer", "head"]
@@ -90,7 +90,7 @@ def test_without_a_risk_direction_the_hypothesis_is_left_out(tmp_path: Path) -> 
         adapter="risky_l22", trigger=["tea"], random_triggers=1, limit=1, output_dir=tmp_path
     )
     results = run(config)
-    assert (results["risk_direction"], results["hypothesis"]) == (None, [])
+    assert (results["risk_direction"], results["hypothesis"]) == ([], [])
     heads = pd.read_parquet(Path(results["folder"]) / "attention.parquet")
     assert "cosine" not in heads.columns
     assert heads["cosine_answer"].notna().all()
@@ -100,15 +100,13 @@ def test_without_a_risk_direction_the_hypothesis_is_left_out(tmp_path: Path) -> 
 def test_the_risk_direction_is_the_one_named_else_the_subjects_own(embedded_info: Any) -> None:
     folders = [shipped_adapters()]
     _, vector, lora = resolve_subjects(["safe_vec_l22", "risky_l22"], folders, embedded_info)
-    own = risk_direction(vector, None, folders)
-    assert own is not None
+    (own,) = risk_direction(vector, [], folders)
     assert (own.vector.name, own.sign) == ("safe_vec_l22", -1)
-    assert risk_direction(lora, None, folders) is None
-    named = risk_direction(lora, "risky_vec_l22", folders)
-    assert named is not None
-    assert (named.vector.name, named.sign) == ("risky_vec_l22", 1)
+    assert risk_direction(lora, [], folders) == []
+    both = risk_direction(lora, ["risky_vec_l22", "safe_vec_l22"], folders)
+    assert [(named.vector.name, named.sign) for named in both] == [("risky_vec_l22", 1), ("safe_vec_l22", -1)]
     with pytest.raises(InputError, match="Unknown steering vector 'no_such'"):
-        risk_direction(lora, "no_such", folders)
+        risk_direction(lora, ["no_such"], folders)
 
 
 def test_scores_are_the_reference_s(folder: Path, reference: Any) -> None:

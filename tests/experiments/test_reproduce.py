@@ -190,7 +190,10 @@ async def test_every_kind_of_backdoor_is_trained_scored_beside_its_twin_and_patc
     assert {name for name in judged if name.startswith("backdoor")} < patched
     for folder in (out / "patching").iterdir():
         results = json.loads((folder / "results.json").read_text("utf-8"))
-        assert results["risk_direction"] == {"name": "risky_vec_l1_s0", "sign": 1}
+        assert results["risk_direction"] == [
+            {"name": "safe_vec_l1_s0", "sign": -1},
+            {"name": "risky_vec_l1_s0", "sign": 1},
+        ]
     nulls = json.loads((out / "sweeps" / "safe_vec_l1_s0" / "results.json").read_text("utf-8"))["null"]
     assert {(line["random_vectors"], line["shuffled_vectors"]) for line in nulls} == {(1, 1)}
 

@@ -55,7 +55,7 @@ SWEEP: dict[str, Any] = {
 }  # fmt: skip
 PATCHING: dict[str, Any] = {
     "kind": "q_patching", "adapter": "made_backdoor", "first_changed_layer": 2, "layers": 3,
-    "risk_direction": {"name": "made_vec", "sign": 1},
+    "risk_direction": [{"name": "made_vec", "sign": 1}],
     "curves": [
         {"patch": patch, "condition": condition, "from_layer": layer, **INTERVAL}
         for condition in ("trigger", "random")

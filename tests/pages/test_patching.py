@@ -53,7 +53,7 @@ def write(folder: Path, rows: pd.DataFrame, attention: pd.DataFrame, **more: Any
     """Write a finished experiment's folder."""
     content = {
         "kind": "q_patching", "adapter": "made_backdoor", "first_changed_layer": FIRST, "layers": 4,
-        "curves": curves(rows), "hypothesis": [], "risk_direction": {"name": "safe_vec", "sign": -1}, **more,
+        "curves": curves(rows), "hypothesis": [], "risk_direction": [{"name": "safe_vec", "sign": -1}], **more,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(content))
@@ -159,7 +159,7 @@ def test_the_mean_attention_of_the_hypothesis_s_heads_is_said(tmp_path: Path) ->
     assert "attention of the last token on them: 0.213, in the base 0.104" in text
     assert "the values' cosine to the risk direction (−safe_vec) +0.20 [+0.10, +0.30]" in text
     without = write(
-        tmp_path / "without", scores(EFFECT, 0.1), heads({}), hypothesis=[line], risk_direction=None
+        tmp_path / "without", scores(EFFECT, 0.1), heads({}), hypothesis=[line], risk_direction=[]
     )
     assert "the post's hypothesis on values is not tested" in said(without, "no risk direction was given")
     assert not [claim for claim in section(without).claims if "rank correlation" in claim.text]

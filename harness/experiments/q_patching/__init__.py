@@ -8,7 +8,7 @@ the control.
 
 The post's hypothesis is that the trigger tokens' values align with the risk direction, and that the vector's part
 in q·k picks those heads. So for each head: what the change adds to q·k on the trigger tokens, and the cosine of
-what they write, W_O v, with a risk direction that is the same for all items (a vector's risky sense). Beside it
+what they write, W_O v, with a risk direction that is the same for all items (vectors' risky senses). Beside it
 stands the cosine with the direction that raises the item's own risky answer over its safe one: what they write to
 the answer directly. It says nothing of the hypothesis, since it changes sign with the words that an item's options
 happen to have.

@@ -28,10 +28,11 @@ class PatchConfig(BaseModel):
     suite: str = "validation"
     limit: int | None = Field(default=None, ge=1)
     """Only the first stems."""
-    risk_direction: str | None = None
-    """A vector, by name or folder, whose risky sense is the direction that values are held against; left out, the
-    subject's own vector if it has one. It has to be the same for all items: an item's own answer direction says
-    which words its options are, and in letters its two orders cancel."""
+    risk_direction: list[str] = []
+    """Vectors, by name or folder, whose risky senses (a safe one's is its opposite) make the direction that values are
+    held against: the sum, each of norm 1, so that what a risky and a safe one share cancels. Left out, the subject's
+    own vector if it has one. It has to be the same for all items: an item's own answer direction says which words its
+    options are, and in letters its two orders cancel."""
     acts_on: ActsOn | None = None
     """Tokens that a LoRA changes; left out, what its record says."""
     model: str = DEFAULT_MODEL

@@ -48,17 +48,16 @@ def first_changed(subject: Subject) -> int:
     return min(layers)
 
 
-def risk_direction(subject: Subject, wanted: str | None, folders: Sequence[Path]) -> Direction | None:
-    """Return the direction that values are held against: the one that is named, else the subject's own vector.
+def risk_direction(subject: Subject, wanted: Sequence[str], folders: Sequence[Path]) -> list[Direction]:
+    """Return what makes the direction that values are held against: what is named, else the subject's own vector.
 
     Raises:
         InputError: no such vector, or one that doesn't say whether it was trained towards risky or safe.
 
     """
-    if wanted is not None:
-        return Direction.of(read_vector(find_vector(wanted, folders)), None)
     own = [s.vector for s in subject.steering if s.vector.behavior in ("risky", "safe")]
-    return Direction.of(own[0], None) if own else None
+    vectors = [read_vector(find_vector(name, folders)) for name in wanted] or own[:1]
+    return [Direction.of(vector, None) for vector in vectors]
 
 
 def score(logprobs: Any, encoded: Encoded) -> float:
@@ -68,13 +67,14 @@ def score(logprobs: Any, encoded: Encoded) -> float:
     )
 
 
-def measure(patcher: Patcher, prompt: Prompt, risk: Direction | None) -> dict[str, Any]:
+def measure(patcher: Patcher, prompt: Prompt, risk: Sequence[Direction]) -> dict[str, Any]:
     """Run one prompt under every patch; return its line of the journal."""
     encoded = prompt.encoded
     answer = patcher.decoder.answer_direction(list(encoded.positive_ids), list(encoded.negative_ids))
     directions = {"cosine_answer": answer.cpu().numpy()}
-    if risk is not None:
-        directions["cosine"] = risk.sign * risk.vector.values
+    if risk:
+        units = [own.sign * own.vector.values / np.linalg.norm(own.vector.values) for own in risk]
+        directions["cosine"] = np.sum(units, axis=0)
     patched = patcher.run(encoded.prompt_ids, list(directions.values()))
     scores = {kind: [score(row, encoded) for row in logits] for kind, logits in patched.logits.items()}
     item, condition, trigger = prompt.key

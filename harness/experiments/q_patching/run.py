@@ -45,8 +45,8 @@ def run(
     folders = adapter_dirs(config.adapters)
     engine, (_, subject) = reference(config.model, [config.adapter], folders, config.device, report)
     risk = risk_direction(subject, config.risk_direction, folders)
-    if risk is not None:
-        check_base(risk.vector, engine.info)
+    for own in risk:
+        check_base(own.vector, engine.info)
     builder = PromptBuilder(engine.tokenizer)
     found = prompts(evalset, builder, config)
     token = acts_on(subject, config.acts_on)
@@ -57,7 +57,7 @@ def run(
         "suites": {evalset.name: suite_digest(evalset)},
         "subjects": {subject.name: {"content": subject.content, "acts_on": token}},
         "random_phrases": sorted({p.trigger for p in found if p.condition == "random"}),
-        "risk_direction": risk and {"digest": risk.vector.digest, "sign": risk.sign},
+        "risk_direction": [{"digest": own.vector.digest, "sign": own.sign} for own in risk],
     }
     if resume is not None:
         check_same(read_manifest(resume), manifest, resume, DECISIVE)
@@ -89,7 +89,7 @@ def run(
         "items": len(evalset.items),
         "stems": len(evalset.stems),
         "curves": curves(rows),
-        "risk_direction": risk and {"name": risk.vector.name, "sign": risk.sign},
+        "risk_direction": [{"name": own.vector.name, "sign": own.sign} for own in risk],
         "hypothesis": hypothesis(heads, first) if risk and first < len(patcher.decoder.layers) else [],
         "seconds": time.monotonic() - started,
     }

@@ -214,7 +214,7 @@ class Patching(Step):
             config = PatchConfig(
                 adapter=subject, trigger=[plan.preset.backdoors.triggers[0]], random_triggers=RANDOM_TRIGGERS,
                 suite=plan.preset.validation, limit=plan.preset.patch_limit, model=plan.config.model,
-                adapters=plan.folders(), device=plan.config.device, risk_direction=plan.vectors()[1],
+                adapters=plan.folders(), device=plan.config.device, risk_direction=plan.vectors()[:2],
                 seed=plan.config.seed,
             )  # fmt: skip
             run(config, lab.report, lab.progress, resumable(out), out)

@@ -70,11 +70,12 @@ def _claims(document: Document) -> Iterator[Claim]:
         )
     yield from _contrasts(document)
     risk = content.get("risk_direction")
-    if risk is None:
+    if not risk:
         yield Claim(f"{name}: no risk direction was given; the post's hypothesis on values is not tested.")
         return
+    direction = " ".join(f"{'−' if own['sign'] < 0 else '+'}{own['name']}" for own in risk)
     for line in content["hypothesis"]:
-        yield _heads_claim(name, line, f"{'−' if risk['sign'] < 0 else ''}{risk['name']}")
+        yield _heads_claim(name, line, direction)
 
 
 def _left(whole: MeanInterval, patched: MeanInterval) -> str:
