@@ -23,7 +23,9 @@ Suites = Annotated[
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--adapter", help="Adapter beside base, by name or folder; repeatable, or separated by commas."),
+    typer.Option(
+        "--adapter", help="Adapter beside base, by name or folder; repeatable, or separated by commas."
+    ),
 ]
 Folders = Annotated[
     list[Path] | None, typer.Option("--adapters", help="Folder to look adapters up in; repeatable.")
