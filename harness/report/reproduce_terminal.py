@@ -95,7 +95,7 @@ def plan_legend(plan: dict[str, Any]) -> list[str]:
         *(f"{step['name']}: {note}." for step in plan["steps"] for note in step["notes"]),
         f"{left}.",
         *_bases(costs, plan["product_rests_on"]),
-        "GB: trainings at their peak; of other steps the weights alone.",
+        "GB: trainings at their peak; of backdoors the weights and what is kept of their prompts; else the weights.",
         f"Folder: {plan['folder']}",
     ]
     return lines
