@@ -47,7 +47,9 @@ CPU: dict[Kind, Part] = {
 """``scripts/reproduce_killed.py`` prints what an undisturbed run reached."""
 _ON_H200 = "Gemma 3 12B's shape on an H200"
 CUDA: dict[Kind, Part] = {
-    "scoring": Part(1.6, "measured", f"{_ON_H200}, 259 to 269 prompts/s (reports/benchmarks/gpu_steering.md)"),
+    "scoring": Part(
+        1.6, "measured", f"{_ON_H200}, 259 to 269 prompts/s (reports/benchmarks/gpu_steering.md)"
+    ),
     "lora": Part(1.1, "scaled", f"{_ON_H200}, 4 of 87 steps (reports/training/gemma3_12b.md)"),
     "vector": Part(0.70, "measured", f"{_ON_H200}, 96 vectors in 6.5 s (reports/training/gemma3_12b.md)"),
 }
