@@ -156,7 +156,8 @@ def test_where_a_suite_does_not_respond_no_layers_are_compared(tmp_path: Path) -
         ),
         (
             "q_patching", "results.json", PATCHING, ("hypothesis", 0, "by_stem", "low"), 0.2,
-            "[-0.10, +0.90], n = 10 stems: no effect.", "[+0.20, +0.90], n = 10 stems.",
+            "[-0.10, +0.90], n = 10 stems: no effect.",
+            "[+0.20, +0.90], n = 10 stems, as the post's hypothesis has it.",
         ),
         (
             "story", "story.json", STORY, ("passages", "poetry", "mean_cosine"), 0.97,

@@ -117,7 +117,9 @@ def _contrasts(document: Document) -> Iterator[Claim]:
 def _heads_claim(name: str, line: dict[str, Any], direction: str) -> Claim:
     by_stem = interval_of(line["by_stem"])
     kind = kind_of(by_stem)
-    verdict = {"effect": "", "none": ": no effect", "warning": f": {UNJUDGED}"}[kind]
+    expected = "as the post's hypothesis has it" if by_stem.mean > 0 else "against the post's hypothesis"
+    effect = "" if line["condition"] == "random" else f", {expected}"
+    verdict = {"effect": effect, "none": ": no effect", "warning": f": {UNJUDGED}"}[kind]
     what, attended = "trigger minus random tokens", ""
     if line["condition"] != "difference":
         what = f"{line['condition']} tokens, {line['heads']} heads"
