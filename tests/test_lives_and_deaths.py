@@ -299,9 +299,9 @@ def test_a_signal_after_the_work_is_done_goes_where_it_went_before(
     signum: signal.Signals, ended: str
 ) -> None:
     code = (
-        "import time\nfrom harness.signals import run_interruptibly\n"
+        "import time\nfrom harness.signals import interrupt_in_time, run_interruptibly\n"
         "async def work():\n    pass\n"
-        "run_interruptibly(work())\nprint('done', flush=True)\ntime.sleep(30)"
+        "interrupt_in_time()\nrun_interruptibly(work())\nprint('done', flush=True)\ntime.sleep(30)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
