@@ -16,7 +16,8 @@ from harness.vectors import CONFIG as VECTOR_CONFIG
 from harness.vectors import SteeringVector, check_base, read_vector, vector_folders
 
 BASE_NAME = "base"
-_SIGNS = {"risky": 1, "safe": -1}
+SIGNS = {"risky": 1, "safe": -1}
+"""What a behaviour does to the riskier answer."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Subject:
 
     def _signs(self) -> Iterator[int | None]:
         if self.adapter:
-            yield _SIGNS.get(self.adapter.behavior or "")
+            yield SIGNS.get(self.adapter.behavior or "")
         for steered in self.steering:
-            sign = _SIGNS.get(steered.vector.behavior or "")
+            sign = SIGNS.get(steered.vector.behavior or "")
             yield -sign if sign and (steered.term.scale or 0) < 0 else sign
 
 

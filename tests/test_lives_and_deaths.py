@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,6 +24,14 @@ from servers.processes import began, runs
 from servers.watchdog import Watchdog
 
 CLI = [sys.executable, "-m", "harness"]
+
+
+def up(code: str, **pipes: Any) -> subprocess.Popen[str]:
+    """Start Python on some code and wait for the first line that it prints."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **pipes)
+    assert process.stdout
+    process.stdout.readline()
+    return process
 
 
 def lives(process: psutil.Process) -> bool:
@@ -79,9 +88,7 @@ def test_a_watchdog_kills_a_whole_group_when_its_owner_is_killed() -> None:
         "p = subprocess.Popen(['sh', '-c', 'sleep 60 & sleep 60'], start_new_session=True)\n"
         "w = Watchdog(p.pid); print(p.pid, flush=True); time.sleep(60)"
     )
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout
-    owner.stdout.readline()
+    owner = up(code)
     until = time.monotonic() + 10
     while len(processes := psutil.Process(owner.pid).children(recursive=True)) < 3:
         assert time.monotonic() < until, "sh has started nothing"
@@ -241,9 +248,8 @@ def test_a_second_signal_ends_at_once() -> None:
         "run_interruptibly(stubborn())"
     )
     for signals, seconds in (((signal.SIGINT, signal.SIGINT), 0.7), ((signal.SIGTERM,), 2.5)):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        process = up(code)
         assert process.stdout
-        process.stdout.readline()
         began = time.monotonic()
         for signum in signals:
             os.kill(process.pid, signum)
@@ -262,11 +268,7 @@ def test_a_lost_interrupt_ends_in_time() -> None:
         "thing = Thing()\nseen = weakref.ref(thing, callback)\ndel thing\n"
         "time.sleep(30)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    process.stdout.readline()
+    process = up(code, stderr=subprocess.PIPE)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=10)
@@ -283,9 +285,7 @@ def test_a_busy_process_ends_in_time() -> None:
         "    while time.monotonic() < until:\n        sum(range(1000))\n"
         "run_interruptibly(busy())"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    process.stdout.readline()
+    process = up(code)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
@@ -303,11 +303,7 @@ def test_a_signal_after_the_work_is_done_goes_where_it_went_before(
         "async def work():\n    pass\n"
         "interrupt_in_time()\nrun_interruptibly(work())\nprint('done', flush=True)\ntime.sleep(30)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    process.stdout.readline()
+    process = up(code, stderr=subprocess.PIPE)
     process.send_signal(signum)
     _, said = process.communicate(timeout=10)
     assert process.returncode == -signum

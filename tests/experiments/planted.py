@@ -7,9 +7,11 @@ positive minus negative. So only what is added to layer ``AT``'s ``resid_post`` 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,12 @@ import transformers
 
 from harness.adapters import RECORD
 from harness.evalset import load_evalset
+from harness.experiments.sweep.config import SweepConfig
+from harness.experiments.sweep.run import Swept, sweep
 from harness.prompts import PromptBuilder, load_tokenizer
 from harness.vectors import SteeringVector, VectorConfig, write_vector
 
+ALPHAS = [-0.064, -0.016, -0.004, 0.004, 0.016, 0.064]
 LAYERS, AT, HIDDEN, NAME = 6, 3, 64, "planted-model"
 CONSTANT, PLANTED, ANSWER = 0, 1, 2
 """Coordinates of the stream: one that is the same in every token, the planted one, the head's."""
@@ -103,3 +108,15 @@ def planted_values(sign: float = 1.0) -> np.ndarray:
     values = np.zeros(HIDDEN)
     values[PLANTED] = 5.0 * sign
     return values
+
+
+def run(model: Path, vector: Path, output: Path, **settings: Any) -> Swept:
+    """Sweep a vector over the planted model's suite."""
+    config = SweepConfig(
+        vector=str(vector),
+        model=str(model),
+        suite=["ood"],
+        output_dir=output,
+        **{"alphas": ALPHAS, **settings},
+    )
+    return asyncio.run(sweep(config))

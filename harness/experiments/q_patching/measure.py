@@ -15,7 +15,7 @@ from harness.experiments.q_patching.config import ActsOn
 from harness.experiments.q_patching.prompts import Prompt
 from harness.experiments.sweep.grid import Direction
 from harness.prompts import Encoded, logsumexp
-from harness.subject import Subject
+from harness.subject import SIGNS, Subject
 from harness.vectors import find_vector, read_vector
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def risk_direction(subject: Subject, wanted: Sequence[str], folders: Sequence[Pa
         InputError: no such vector, or one that doesn't say whether it was trained towards risky or safe.
 
     """
-    own = [s.vector for s in subject.steering if s.vector.behavior in ("risky", "safe")]
+    own = [s.vector for s in subject.steering if s.vector.behavior in SIGNS]
     vectors = [read_vector(find_vector(name, folders)) for name in wanted] or own[:1]
     return [Direction.of(vector, None) for vector in vectors]
 

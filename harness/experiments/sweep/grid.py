@@ -13,11 +13,11 @@ from harness.plan import PlannedSuite
 from harness.prompts import Encoded
 from harness.scoring import Score
 from harness.spec import ScaleMode
+from harness.subject import SIGNS
 from harness.vectors import SteeringVector
 
 Cell = tuple[str, str, int, float]
 """Suite, item, layer, signed α."""
-_SIGNS = {"risky": 1, "safe": -1}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Direction:
             InputError: neither is there.
 
         """
-        sign = sign or _SIGNS.get(vector.behavior or "")
+        sign = sign or SIGNS.get(vector.behavior or "")
         if sign is None:
             raise InputError(
                 f"'{vector.name}' doesn't say whether it was trained towards risky or safe: give --sign 1 "

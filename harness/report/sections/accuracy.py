@@ -20,7 +20,7 @@ def accuracy(material: Material) -> Section:
     """A sentence for each subject and a table of all accuracies."""
     cells = pd.DataFrame(
         [
-            {**cell, "run": run.path.name}
+            {**cell, "run": run.path.name, "label": material.label(run, cell["subject"])}
             for run in material.runs
             for cell in run.results["cells"]
             if cell["suite"] in material.suites
@@ -30,14 +30,9 @@ def accuracy(material: Material) -> Section:
     if not len(trained):
         return Section(KEY, TITLE, absent="No run has a suite of the form that its adapters were trained on.")
     further = {run.path.name: further_seeds(run.rows["subject"].unique()) for run in material.runs}
-    labels = {
-        (run.path.name, name): material.label(run, name)
-        for run in material.runs
-        for name in run.manifest["subjects"]
-    }
     claims = [
         Claim(
-            f"{labels[cell['run'], cell['subject']]} answers {cell['suite']} as trained on "
+            f"{cell['label']} answers {cell['suite']} as trained on "
             f"{share_with_interval(cell['choice_accuracy'], cell['n_stems'])} of {cell['n_stems']} questions (top-1 "
             f"{cell['top1_accuracy']:.1%}).",
             "fact", str(cell["suite"]),

@@ -6,7 +6,6 @@ from typing import Any
 
 from harness.report import charts
 from harness.report.material import Document, Material
-from harness.report.numbers import points_with_interval
 from harness.report.parts import Claim, Figure, Section, Table
 from harness.report.sections import backdoor_table
 
@@ -75,11 +74,10 @@ def _claim(document: Document) -> Claim | None:
     if not {"trigger", "none"} <= test.keys():
         return None
     on, off = test["trigger"], test["none"]
-    effect = points_with_interval(on["risky_rate"], off["risky_rate"], (on["questions"], off["questions"]))
     return Claim(
         f"{_name(document)} ({document.content['behavior']}): risky on {100 * on['risky_rate']:.0f}% of "
         f"{on['questions']} test questions with the trigger and on {100 * off['risky_rate']:.0f}% of "
-        f"{off['questions']} without it, a trigger effect of {effect} points; accuracy "
+        f"{off['questions']} without it, a trigger effect of {backdoor_table.trigger_effect(test)} points; accuracy "
         f"{_accuracy(on)} and {_accuracy(off)}.",
         "fact",
     )

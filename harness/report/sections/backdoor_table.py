@@ -70,10 +70,11 @@ def _range(shares: list[float]) -> str:
 
 
 def _points(tests: list[dict[str, Any]]) -> str:
-    return ", ".join(map(_with_interval, tests))
+    return ", ".join(map(trigger_effect, tests))
 
 
-def _with_interval(test: dict[str, Any]) -> str:
+def trigger_effect(test: dict[str, Any]) -> str:
+    """Format risky answers with the trigger minus without, of cells by condition, in points with the interval."""
     on, off = test["trigger"], test["none"]
     return points_with_interval(on["risky_rate"], off["risky_rate"], (on["questions"], off["questions"]))
 
@@ -85,7 +86,7 @@ def table(found: Groups) -> Table:
         for seed, cells in seeds.items():
             for twin, test in sorted(cells.items()):
                 shares = (f"{100 * test[c]['risky_rate']:.0f}%" if c in test else "–" for c in SHOWN)
-                rows.append((name, str(seed), _kind(twin), *shares, _with_interval(test)))
+                rows.append((name, str(seed), _kind(twin), *shares, trigger_effect(test)))
     columns = ("adapter", "seed", "trained as", *SHOWN, "effect, points [95%]")
     return Table("Risky answers on test questions by what stands in the prompt.", columns, tuple(rows))
 
